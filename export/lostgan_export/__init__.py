@@ -1,0 +1,1 @@
+"""Export side of lostgan-serve: fused graph, ONNX, the parity check and the benchmark."""

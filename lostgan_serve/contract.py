@@ -1,0 +1,76 @@
+"""The tensor contract between every part of lostgan-serve. Names, dtypes, shapes and the pad slot live here only.
+
+Shapes use B (batch), O (object slots, static per model) and R (resolution in pixels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Tensors = Mapping[str, Array]
+
+Z_DIM = 128
+"""Length of the image style code and of each object style code."""
+
+RESOLUTIONS = (64, 128, 256, 512)
+"""Image sides in pixels that a LostGAN generator is defined for."""
+
+IMAGE_LABEL = 0
+"""Id of `__image__`: the label of Visual Genome's background object, and of empty slots."""
+
+PAD_BOX = (-0.6, -0.6, 0.5, 0.5)
+"""Box of an empty slot. It lies outside the canvas, so no mask is ever pasted from it."""
+
+BACKGROUND_BOX = (0.0, 0.0, 1.0, 1.0)
+
+NO_OBJECT = 255
+"""Value of `object_map` where no slot owns the pixel."""
+
+MAX_SLOTS = 254
+"""The most slots that an 8-bit `object_map` can tell apart besides `NO_OBJECT`."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor of the contract; `dims` leaves out the batch dimension."""
+
+    name: str
+    dtype: np.dtype[Any]
+    dims: tuple[int, ...]
+
+
+def input_specs(slots: int) -> tuple[TensorSpec, ...]:
+    """Inputs of a model with `slots` object slots, in graph order."""
+    return (
+        TensorSpec("labels", np.dtype(np.int64), (slots,)),
+        TensorSpec("boxes", np.dtype(np.float32), (slots, 4)),
+        TensorSpec("z_obj", np.dtype(np.float32), (slots, Z_DIM)),
+        TensorSpec("z_img", np.dtype(np.float32), (Z_DIM,)),
+    )
+
+
+def output_specs(slots: int, resolution: int) -> tuple[TensorSpec, ...]:
+    """Outputs of a model with `slots` object slots at `resolution` px, in graph order."""
+    uint8 = np.dtype(np.uint8)
+    return (
+        TensorSpec("image", uint8, (resolution, resolution, 3)),
+        TensorSpec("object_map", uint8, (resolution, resolution)),
+        TensorSpec("masks", uint8, (slots, resolution, resolution)),
+    )
+
+
+INPUT_NAMES = tuple(spec.name for spec in input_specs(0))
+OUTPUT_NAMES = tuple(spec.name for spec in output_specs(0, 0))
+
+
+def empty_batch(batch: int, slots: int) -> dict[str, Array]:
+    """Contract inputs for `batch` layouts in which every slot is empty and every code zero."""
+    tensors = {spec.name: np.zeros((batch, *spec.dims), spec.dtype) for spec in input_specs(slots)}
+    tensors["boxes"][:] = PAD_BOX
+    return tensors

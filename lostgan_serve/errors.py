@@ -1,0 +1,70 @@
+"""The error tree. The command line prints any of these as one line and exits with `exit_code`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+
+class LostganError(Exception):
+    """Base of all errors that a user can mend; the message names the place, the field and the fix."""
+
+    exit_code = 2
+
+
+class LayoutError(LostganError):
+    """A layout that is not valid, or that the model at hand cannot draw."""
+
+
+class VocabularyError(LostganError):
+    """An unknown vocabulary, or one that cannot be used."""
+
+
+class CheckpointError(LostganError):
+    """A checkpoint that is missing, truncated, foreign or does not fit its variant."""
+
+
+class ModelError(LostganError):
+    """A model or model repository that is missing, broken, not ready or not what was asked for."""
+
+
+class ServerError(LostganError):
+    """A server that cannot be started or reached."""
+
+
+class OutputError(LostganError):
+    """An output that cannot be written."""
+
+
+class MissingExtraError(LostganError):
+    """An optional package that this command needs is not installed."""
+
+
+class ParityError(LostganError):
+    """An exported model whose outputs differ from the PyTorch generator's by more than the tolerance."""
+
+    exit_code = 1
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional module; raises MissingExtraError naming the extra of lostgan-serve that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        root = module.partition(".")[0]
+        raise MissingExtraError(
+            f"this needs the package {root!r} ({error}); install it with: pip install 'lostgan-serve[{extra}]'"
+        ) from error
+
+
+@contextmanager
+def writing(path: Any) -> Iterator[None]:
+    """Turn an OSError raised while `path` is written into an OutputError naming it."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{path}: cannot write ({reason}); free some space or choose another folder") from error

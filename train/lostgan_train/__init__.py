@@ -1,0 +1,1 @@
+"""Training side of lostgan-serve: networks, checkpoints and the importer of official weights."""

@@ -1,0 +1,140 @@
+"""Import of official LostGAN generator weights, through one table of names."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lostgan_serve.errors import CheckpointError
+from lostgan_train.generator import PYRAMID_SIDES, Generator, GeneratorConfig
+
+_LEAVES = {
+    "parametrizations.weight.original": "weight_orig",
+    "parametrizations.weight.0._u": "weight_u",
+    "parametrizations.weight.0._v": "weight_v",
+}
+_POWER_ITERATIONS = 50
+
+
+def official_modules(config: GeneratorConfig) -> dict[str, str]:
+    """Map each module path of our generator (and each alpha) to its path in the official state dict."""
+    names = {
+        "label_embedding": "label_embedding",
+        "fc": "fc",
+        "mask_net.fc": "mask_regress.fc",
+        "mask_net.to_mask": "mask_regress.conv3.3",
+        "final_norm": "final.0",
+        "to_rgb": "final.2",
+    }
+    for i in range(3):
+        names[f"mask_net.convs.{i}"] = f"mask_regress.conv{i + 1}.0"
+        names[f"mask_net.norms.{i}"] = f"mask_regress.conv{i + 1}.1"
+    first = 2 if config.variant == "v1-64" else 1  # the official 64 px generator has no res1
+    for k in range(len(config.channels) - 1):
+        ours, theirs = f"blocks.{k}", f"res{k + first}"
+        for norm, official in (("norm1", "b1"), ("norm2", "b2")):
+            names[f"{ours}.{norm}.batch_norm"] = f"{theirs}.{official}.batch_norm2d"
+            names[f"{ours}.{norm}.gamma"] = f"{theirs}.{official}.weight_proj"
+            names[f"{ours}.{norm}.beta"] = f"{theirs}.{official}.bias_proj"
+        names |= {f"{ours}.conv1": f"{theirs}.conv1", f"{ours}.conv2": f"{theirs}.conv2"}
+        names[f"{ours}.shortcut"] = f"{theirs}.c_sc"
+        names |= _mask_head_modules(f"mask_heads.{k}", f"{theirs}.conv_mask", pyramid=k == config.pyramid_block)
+        names[f"alphas.{k}"] = f"alpha{k + 1}"
+    return names
+
+
+def _mask_head_modules(ours: str, theirs: str, pyramid: bool) -> dict[str, str]:
+    if not pyramid:
+        layers = {"features.0": "0", "features.1": "1", "to_classes": "3"}
+        return {f"{ours}.{a}": f"{theirs}.{b}" for a, b in layers.items()}
+    names = {
+        f"{ours}.features.bottleneck": f"{theirs}.0.bottleneck.0",
+        f"{ours}.features.norm": f"{theirs}.0.bottleneck.1",
+        f"{ours}.to_classes": f"{theirs}.1",
+    }
+    for level in range(len(PYRAMID_SIDES)):
+        names[f"{ours}.features.convs.{level}"] = f"{theirs}.0.stages.{level}.1"
+        names[f"{ours}.features.norms.{level}"] = f"{theirs}.0.stages.{level}.2"
+    return names
+
+
+def official_keys(generator: Generator) -> dict[str, str]:
+    """Map every key of `generator.state_dict()` to its official key."""
+    modules = official_modules(generator.config)
+    keys = {}
+    for key in generator.state_dict():
+        module, leaf = next((m, key[len(m) :].lstrip(".")) for m in modules if f"{key}.".startswith(f"{m}."))
+        keys[key] = ".".join(filter(None, (modules[module], _LEAVES.get(leaf, leaf))))
+    return keys
+
+
+def convert_official(state: Mapping[str, Tensor], config: GeneratorConfig) -> Generator:
+    """Build a generator from an official state dict, `module.` prefix or not.
+
+    Spectral-norm vectors that older files lack are found by power iteration. Raises CheckpointError where a name is
+    missing, left over or of another shape.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    generator = Generator(config)
+    ours = generator.state_dict()
+    keys = official_keys(generator)
+    _add_spectral_vectors(state, set(keys.values()))
+    missing = sorted(set(keys.values()) - set(state))
+    unknown = sorted(set(state) - set(keys.values()))
+    if missing or unknown:
+        found = [
+            f"{len(names)} {what} (such as {', '.join(names[:3])})"
+            for what, names in (("missing", missing), ("unknown", unknown))
+            if names
+        ]
+        raise CheckpointError(f"names do not fit {config.variant}: {'; '.join(found)}; check --variant")
+    converted = {}
+    for key, official in keys.items():
+        value, expected = state[official], ours[key].shape
+        if key.startswith("alphas."):
+            value = value.flatten()
+        if value.shape != expected:
+            raise CheckpointError(
+                f"{official} has shape {list(value.shape)}, but {config.variant} with {config.num_labels} labels needs "
+                f"{list(expected)}; check --variant and --vocabulary"
+            )
+        converted[key] = value.to(ours[key].dtype)
+    generator.load_state_dict(converted)
+    return generator.eval()
+
+
+def _add_spectral_vectors(state: dict[str, Tensor], wanted: set[str]) -> None:
+    for key in sorted(wanted):
+        base = key.removesuffix("_v")
+        if not key.endswith("weight_v") or key in state or f"{base}_orig" not in state:
+            continue
+        matrix = state[f"{base}_orig"].flatten(1).double()
+        if f"{base}_u" in state:  # its history: v follows from u, as the original computed it at every step
+            u = state[f"{base}_u"].double()
+        else:
+            u = torch.randn(matrix.shape[0], generator=torch.Generator().manual_seed(0), dtype=torch.double)
+            for _ in range(_POWER_ITERATIONS):
+                u = torch.nn.functional.normalize(matrix @ (matrix.mT @ u), dim=0)
+        state[f"{base}_u"] = u
+        state[key] = torch.nn.functional.normalize(matrix.mT @ u, dim=0)
+
+
+def read_official(path: Path) -> dict[str, Tensor]:
+    """Read a state dict saved by torch.save; nothing but tensors is ever unpickled. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give the .pth file of the released weights")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: not a plain state dict of tensors; refused without unpickling it, since that could run code"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: truncated, or not a file that torch.save wrote; fetch it again") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path}: holds no state dict (a flat table of tensors); export one with torch.save")
+    return state
