@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
 
 class LostganError(Exception):
@@ -59,12 +56,3 @@ def require(module: str, extra: str) -> ModuleType:
             f"this needs the package {root!r} ({error}); install it with: pip install 'lostgan-serve[{extra}]'"
         ) from error
 
-
-@contextmanager
-def writing(path: Any) -> Iterator[None]:
-    """Turn an OSError raised while `path` is written into an OutputError naming it."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"{path}: cannot write ({reason}); free some space or choose another folder") from error

@@ -107,6 +107,15 @@ def convert_official(state: Mapping[str, Tensor], config: GeneratorConfig) -> Ge
     return generator.eval()
 
 
+def load_official(path: Path, config: GeneratorConfig) -> Generator:
+    """The generator in a released file. Raises CheckpointError naming the file."""
+    state = read_official(path)
+    try:
+        return convert_official(state, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
 def _add_spectral_vectors(state: dict[str, Tensor], wanted: set[str]) -> None:
     for key in sorted(wanted):
         base = key.removesuffix("_v")

@@ -1,0 +1,187 @@
+"""The command line. Commands of other parts of the package (`export`, `import`, ...) join through entry points.
+
+Nothing heavy is imported before a command needs it, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lostgan_serve import __version__
+from lostgan_serve.errors import LayoutError, LostganError
+
+if TYPE_CHECKING:
+    from lostgan_serve.layout import Layout
+    from lostgan_serve.runners import Runner
+
+_SHEET_COLUMNS = 8
+
+
+class _Commands(click.Group):
+    """The built-in commands and those of the entry points "lostgan_serve.commands", each loaded on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_plugins()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        return _plugins()[cmd_name].load() if cmd_name in _plugins() else None
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run; an error that the user can mend becomes one line and its exit code."""
+        try:
+            return super().main(*args, **kwargs)
+        except LostganError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+def _plugins() -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group="lostgan_serve.commands")}
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lostgan-serve")
+def main() -> None:
+    """Layout in, picture and masks out: LostGAN, exported to ONNX and served by Triton."""
+
+
+@main.command()
+@click.option("--vocabulary", default="coco-stuff", show_default=True, help="coco-stuff, visual-genome or scenes.")
+def labels(vocabulary: str) -> None:
+    """List what may stand in a layout's "label"."""
+    from lostgan_serve.vocabulary import Vocabulary
+
+    for label in Vocabulary.built_in(vocabulary):
+        click.echo(label)
+
+
+def _drawing_options(command: Any) -> Any:
+    """What `client` and `generate` share."""
+    options = (
+        click.argument("layouts", nargs=-1, required=True),
+        click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="Styles of each layout."),
+        click.option("--seed", type=click.IntRange(0), help="In place of the layouts' own; objects' seeds stay."),
+        click.option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Folder."),
+        click.option("--masks", is_flag=True, help="Write a PNG of each object's mask, too."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_drawing_options
+@click.option("--url", default="localhost:8001", show_default=True, help="gRPC; http://localhost:8000 for HTTP.")
+@click.option("--model", help="Model to ask; needed where the server has several.  [default: the only one]")
+def client(layouts: tuple[str, ...], url: str, model: str | None, **drawing: Any) -> None:
+    """Send layouts to a Triton server and write the pictures that it paints.
+
+    LAYOUTS are files: one layout, a JSON list of them, or JSON lines; - reads standard input.
+    """
+    from lostgan_serve.runners.triton import TritonRunner
+
+    _draw(layouts, lambda: TritonRunner(url, model), **drawing)
+
+
+@main.command()
+@_drawing_options
+@click.option("--model", default="triton_repo/lostgan_128", show_default=True, help="A model's folder, or model.onnx.")
+def generate(layouts: tuple[str, ...], model: str, **drawing: Any) -> None:
+    """Paint layouts in this process, without a server.
+
+    LAYOUTS are files: one layout, a JSON list of them, or JSON lines; - reads standard input.
+    """
+    from lostgan_serve.runners.onnxrt import OnnxRunner
+
+    _draw(layouts, lambda: OnnxRunner(model), **drawing)
+
+
+def _draw(
+    sources: tuple[str, ...], connect: Any, samples: int, seed: int | None, out: Path, masks: bool
+) -> None:
+    """Read everything, check everything, then paint and write: bad input costs no painting."""
+    from lostgan_serve.pipeline import check
+
+    layouts = [variant for source in sources for layout in _read(source) for variant in _styles(layout, samples, seed)]
+    _refuse_twins(layouts)
+    runner: Runner = connect()
+    try:
+        for layout in layouts:
+            check(layout, runner.manifest)
+        if runner.manifest.weights == "untrained":
+            click.echo("note: this model is untrained: its weights are random, and its pictures are noise", err=True)
+        _paint(layouts, runner, out, masks)
+    finally:
+        runner.close()
+
+
+def _read(source: str) -> list[Layout]:
+    from lostgan_serve.layout import load_layouts, parse_layouts
+
+    if source == "-":
+        return parse_layouts(click.get_text_stream("stdin", "utf-8").read(), "stdin", "standard input")
+    return load_layouts(source)
+
+
+def _styles(layout: Layout, samples: int, seed: int | None) -> Iterator[Layout]:
+    """The layout in `samples` styles, of the seeds that follow `seed`, or else its own."""
+    first = layout.seed if seed is None else seed
+    for k in range(samples):
+        name = layout.name if samples == 1 else f"{layout.name}.seed{first + k}"
+        yield replace(layout, seed=first + k, name=name)
+
+
+def _refuse_twins(layouts: Iterable[Layout]) -> None:
+    sources: dict[str, str] = {}
+    for layout in layouts:
+        if layout.name in sources:
+            raise LayoutError(
+                f"{layout.source} and {sources[layout.name]}: both would write {layout.name}.png; rename one of them, "
+                "or draw them in two calls with different --out"
+            )
+        sources[layout.name] = layout.source
+
+
+def _paint(layouts: list[Layout], runner: Runner, out: Path, masks: bool) -> None:
+    from lostgan_serve.files import write_file
+    from lostgan_serve.images import contact_sheet, encode, files_of
+    from lostgan_serve.pipeline import generate as paint
+
+    sheet = []
+    many = len(layouts) > 8 and sys.stderr.isatty()
+    with click.progressbar(length=len(layouts), label="painting", file=sys.stderr, hidden=not many) as bar:
+        for result in paint(layouts, runner):
+            for name, data in files_of(result, masks):
+                write_file(out / name, data)
+                if not many:
+                    click.echo(out / name)
+            sheet += [result] if len(sheet) < _SHEET_COLUMNS else []
+            bar.update(1)
+    if len(layouts) > 1:
+        write_file(out / "contact-sheet.png", encode(contact_sheet(sheet)))
+        click.echo(out / "contact-sheet.png")
+
+
+@main.command()
+@click.option("--repository", default="triton_repo", show_default=True, type=click.Path(path_type=Path))
+@click.option("--http-port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--grpc-port", default=8001, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--metrics-port", default=8002, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--verbose", is_flag=True, help="Show every line of the server's log.")
+def serve(
+    repository: Path, http_port: int, grpc_port: int, metrics_port: int, host: str, verbose: bool
+) -> None:
+    """Serve every exported model with Triton, on this machine only unless --host says otherwise."""
+    from lostgan_serve.triton.server import serve as run
+
+    sys.exit(run(repository, http_port, grpc_port, metrics_port, host=host, verbose=verbose))

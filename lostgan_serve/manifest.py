@@ -1,0 +1,107 @@
+"""What is known of an exported model: it stands beside model.onnx, in the file's own metadata and, in part, in the
+Triton configuration, so that no part of the run time has to be told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lostgan_serve.contract import MAX_SLOTS, RESOLUTIONS
+from lostgan_serve.errors import ModelError
+from lostgan_serve.vocabulary import Vocabulary
+
+MANIFEST_FILE = "manifest.json"
+METADATA_KEY = "lostgan_serve.manifest"
+"""Key of the manifest, as JSON, in an ONNX file's metadata_props."""
+
+
+class Parity(BaseModel):
+    """How far the exported model was from the unfused PyTorch generator on the layouts that export compared.
+
+    image and masks: levels of 255, at the worst pixel and on average. object_map: share of pixels that differ, 0 to 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layouts: int
+    image_max: int
+    image_mean: float
+    masks_max: int
+    masks_mean: float
+    object_map_differs: float
+
+
+class Manifest(BaseModel):
+    """Facts of one exported model.
+
+    variant: a LostGAN variant such as "v2-512". resolution: image side in px. slots: object slots. max_batch: the
+    largest batch a server forms. weights: "trained", or "untrained" for random ones. checkpoint_sha256: of the file
+    the weights came from; None for random weights. seed: of random weights. tools: versions of what made the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: str
+    resolution: int = Field(ge=min(RESOLUTIONS), le=max(RESOLUTIONS))
+    slots: int = Field(ge=1, le=MAX_SLOTS)
+    max_batch: int = Field(ge=1)
+    vocabulary: Vocabulary
+    precision: Literal["fp32"] = "fp32"
+    weights: Literal["trained", "untrained"]
+    seed: int | None = None
+    checkpoint_sha256: str | None = None
+    tools: dict[str, str] = {}
+    parity: Parity | None = None
+
+    @property
+    def capacity(self) -> int:
+        """How many objects a layout may have: the slots, less the background object's."""
+        return self.slots - self.vocabulary.background
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str) -> Manifest:
+        """Raises ModelError naming `source` where `text` is no manifest."""
+        return cls._checked(source, lambda: cls.model_validate_json(text))
+
+    def serving_parameters(self) -> dict[str, str]:
+        """The part of the manifest that a client needs, as the string parameters of a Triton configuration."""
+        return {
+            "variant": self.variant,
+            "resolution": str(self.resolution),
+            "slots": str(self.slots),
+            "max_batch": str(self.max_batch),
+            "weights": self.weights,
+            "vocabulary": json.dumps(
+                {
+                    "name": self.vocabulary.name,
+                    "labels": self.vocabulary.labels,
+                    "slots": self.vocabulary.slots,
+                    "background": self.vocabulary.background,
+                }
+            ),
+        }
+
+    @classmethod
+    def from_serving_parameters(cls, parameters: dict[str, str], source: str) -> Manifest:
+        """Inverse of `serving_parameters`. Raises ModelError naming `source`."""
+        known: dict[str, Any] = {key: value for key, value in parameters.items() if key in cls.model_fields}
+
+        def build() -> Manifest:
+            known["vocabulary"] = json.loads(known["vocabulary"])
+            return cls.model_validate(known)
+
+        return cls._checked(source, build)
+
+    @staticmethod
+    def _checked(source: str, build: Any) -> Manifest:
+        try:
+            return build()  # type: ignore[no-any-return]
+        except (ValidationError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{source}: not a lostgan-serve model ({type(error).__name__}); make one with: lostgan-serve export"
+            ) from error

@@ -1,0 +1,91 @@
+"""What several test files need: golden data, small models and a command line that runs in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lostgan_serve.vocabulary import Vocabulary
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+EXAMPLES = sorted((ROOT / "examples").glob("*.json"))
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def official_shapes() -> dict[str, dict[str, list[int]]]:
+    """Every key and shape of eight official state dicts."""
+    shapes: dict[str, dict[str, list[int]]] = json.loads((GOLDEN / "keys.json").read_text())
+    return shapes
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Arrays]:
+    """Inputs and outputs of an original network, by its name in tests/golden."""
+
+    def load(name: str) -> Arrays:
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of an untrained v2-128 generator with ch 4 and the scenes vocabulary."""
+    from lostgan_train.checkpoint import random_checkpoint, save_checkpoint
+
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(path, random_checkpoint("v2-128", Vocabulary.built_in("scenes"), seed=0, ch=4))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """A model repository with that generator, exported by the command: lostgan_128, 12 slots, batches up to 8."""
+    repository = tmp_path_factory.mktemp("repository")
+    run_cli("export", "--res", "128", "--checkpoint", tiny_checkpoint, "--repository", repository, check=True)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_repository: Path) -> Path:
+    """The model.onnx in that repository."""
+    return tiny_repository / "lostgan_128" / "1" / "model.onnx"
+
+
+def run_cli(
+    *arguments: object, stdin: str | None = None, check: bool = False, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `lostgan-serve ARGUMENTS` as a user would."""
+    command = [str(Path(sys.executable).parent / "lostgan-serve"), *map(str, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300, cwd=cwd, env=os.environ)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def fails_in_one_line(done: subprocess.CompletedProcess[str], words: Sequence[object], code: int = 2) -> None:
+    """Assert that a command failed with one clear line that holds all of `words`, and no traceback."""
+    message = done.stderr.strip()
+    assert done.returncode == code, done.stdout + message
+    assert message.startswith("error: ")
+    assert "\n" not in message, message
+    for word in words:
+        assert str(word) in message, message
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    return run_cli

@@ -1,0 +1,96 @@
+"""Generator checkpoints for release: one safetensors file whose metadata holds the config and the vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from lostgan_serve.errors import CheckpointError, VocabularyError
+from lostgan_serve.files import write_file
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.generator import Generator, GeneratorConfig, initialize
+
+_FORMAT = "lostgan-serve generator 1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A generator in evaluation mode and what is known of it.
+
+    weights: "untrained" for random ones, drawn from `seed`. sha256: of the file that it was loaded from.
+    """
+
+    generator: Generator
+    vocabulary: Vocabulary
+    weights: Literal["trained", "untrained"]
+    seed: int | None = None
+    sha256: str | None = None
+
+
+def random_checkpoint(variant: str, vocabulary: Vocabulary, seed: int, ch: int = 64) -> Checkpoint:
+    """An untrained generator, a function of `seed`: it has the speed of a trained one and paints noise."""
+    generator = Generator(GeneratorConfig(variant, len(vocabulary), ch, mask_classes=len(vocabulary)))
+    initialize(generator, seed)
+    return Checkpoint(generator.eval(), vocabulary, "untrained", seed)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write one safetensors file, whole or not at all. Raises OutputError."""
+    metadata = {
+        "format": _FORMAT,
+        "config": json.dumps(asdict(checkpoint.generator.config)),
+        "vocabulary": json.dumps(asdict(checkpoint.vocabulary)),
+        "weights": checkpoint.weights,
+        "seed": json.dumps(checkpoint.seed),
+    }
+    state = {key: value.contiguous() for key, value in checkpoint.generator.state_dict().items()}
+    write_file(path, save(state, metadata))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a file that `save_checkpoint` wrote; every key and shape must fit. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; `lostgan-serve import` makes one from released weights")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: truncated, or not a safetensors file; fetch it again, or turn a .pth file into one with: "
+            "lostgan-serve import"
+        ) from error
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: a safetensors file, but not one of lostgan-serve's generators")
+    generator, vocabulary = _build(path, metadata)
+    try:
+        generator.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split("\n")[1:2]).strip()
+        raise CheckpointError(f"{path}: its weights do not fit its own config ({reason}); fetch it again") from error
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise CheckpointError(f"{path}: holds weights that are not finite; take an earlier checkpoint of that run")
+    trained = metadata["weights"] == "trained"
+    return Checkpoint(
+        generator.eval(),
+        vocabulary,
+        "trained" if trained else "untrained",
+        None if trained else json.loads(metadata["seed"]),
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def _build(path: Path, metadata: dict[str, str]) -> tuple[Generator, Vocabulary]:
+    try:
+        vocabulary = json.loads(metadata["vocabulary"])
+        vocabulary["labels"] = tuple(vocabulary["labels"])
+        return Generator(GeneratorConfig(**json.loads(metadata["config"]))), Vocabulary(**vocabulary)
+    except (KeyError, ValueError, TypeError, VocabularyError) as error:
+        raise CheckpointError(f"{path}: its metadata is damaged ({error}); fetch it again") from error
