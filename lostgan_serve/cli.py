@@ -6,11 +6,11 @@ Nothing heavy is imported before a command needs it, so that --help answers at o
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -19,6 +19,7 @@ from lostgan_serve.errors import LayoutError, LostganError
 
 if TYPE_CHECKING:
     from lostgan_serve.layout import Layout
+    from lostgan_serve.pipeline import Result
     from lostgan_serve.runners import Runner
 
 _SHEET_COLUMNS = 8
@@ -31,9 +32,8 @@ class _Commands(click.Group):
         return sorted({*super().list_commands(ctx), *_plugins()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in self.commands:
-            return self.commands[cmd_name]
-        return _plugins()[cmd_name].load() if cmd_name in _plugins() else None
+        point = _plugins().get(cmd_name)
+        return cast(click.Command, point.load()) if point else super().get_command(ctx, cmd_name)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run; an error that the user can mend becomes one line and its exit code."""
@@ -66,7 +66,7 @@ def labels(vocabulary: str) -> None:
 
 def _drawing_options(command: Any) -> Any:
     """What `client` and `generate` share."""
-    options = (
+    options: tuple[Callable[[Any], Any], ...] = (
         click.argument("layouts", nargs=-1, required=True),
         click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="Styles of each layout."),
         click.option("--seed", type=click.IntRange(0), help="In place of the layouts' own; objects' seeds stay."),
@@ -106,14 +106,14 @@ def generate(layouts: tuple[str, ...], model: str, **drawing: Any) -> None:
 
 
 def _draw(
-    sources: tuple[str, ...], connect: Any, samples: int, seed: int | None, out: Path, masks: bool
+    sources: tuple[str, ...], connect: Callable[[], Runner], samples: int, seed: int | None, out: Path, masks: bool
 ) -> None:
     """Read everything, check everything, then paint and write: bad input costs no painting."""
     from lostgan_serve.pipeline import check
 
     layouts = [variant for source in sources for layout in _read(source) for variant in _styles(layout, samples, seed)]
     _refuse_twins(layouts)
-    runner: Runner = connect()
+    runner = connect()
     try:
         for layout in layouts:
             check(layout, runner.manifest)
@@ -128,7 +128,7 @@ def _read(source: str) -> list[Layout]:
     from lostgan_serve.layout import load_layouts, parse_layouts
 
     if source == "-":
-        return parse_layouts(click.get_text_stream("stdin", "utf-8").read(), "stdin", "standard input")
+        return parse_layouts(sys.stdin.buffer.read().decode("utf-8", "replace"), "stdin", "standard input")
     return load_layouts(source)
 
 
@@ -156,7 +156,7 @@ def _paint(layouts: list[Layout], runner: Runner, out: Path, masks: bool) -> Non
     from lostgan_serve.images import contact_sheet, encode, files_of
     from lostgan_serve.pipeline import generate as paint
 
-    sheet = []
+    sheet: list[Result] = []
     many = len(layouts) > 8 and sys.stderr.isatty()
     with click.progressbar(length=len(layouts), label="painting", file=sys.stderr, hidden=not many) as bar:
         for result in paint(layouts, runner):
@@ -178,9 +178,7 @@ def _paint(layouts: list[Layout], runner: Runner, out: Path, masks: bool) -> Non
 @click.option("--metrics-port", default=8002, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--verbose", is_flag=True, help="Show every line of the server's log.")
-def serve(
-    repository: Path, http_port: int, grpc_port: int, metrics_port: int, host: str, verbose: bool
-) -> None:
+def serve(repository: Path, http_port: int, grpc_port: int, metrics_port: int, host: str, verbose: bool) -> None:
     """Serve every exported model with Triton, on this machine only unless --host says otherwise."""
     from lostgan_serve.triton.server import serve as run
 

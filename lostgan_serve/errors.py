@@ -55,4 +55,3 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"this needs the package {root!r} ({error}); install it with: pip install 'lostgan-serve[{extra}]'"
         ) from error
-

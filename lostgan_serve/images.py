@@ -113,7 +113,8 @@ def contact_sheet(results: Sequence[Result], side_px: int = 256) -> Image.Image:
         draw.text((left, 8), f"{result.layout.name}, seed {result.layout.seed}", fill=_INK, font=_font(14))
         colors = Image.fromarray(_present(result.object_map), "P")
         colors.putpalette(_palette())
-        pictures = (layout_picture(result.layout, side_px), Image.fromarray(_present(result.image)), colors.convert("RGB"))
+        image = Image.fromarray(_present(result.image))
+        pictures = (layout_picture(result.layout, side_px), image, colors.convert("RGB"))
         for row, picture in enumerate(pictures):
             smooth = Image.Resampling.NEAREST if row == 2 else Image.Resampling.LANCZOS
             sheet.paste(picture.resize((side_px, side_px), smooth), (left, title + row * (side_px + margin)))

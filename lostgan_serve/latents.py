@@ -94,6 +94,6 @@ def _log(x: Float64) -> Float64:
     mantissa, exponent = np.frexp(x)
     low = mantissa < _SQRT_HALF
     mantissa = np.where(low, mantissa * 2.0, mantissa)
-    s = (mantissa - 1.0) / (mantissa + 1.0)
+    s: Float64 = (mantissa - 1.0) / (mantissa + 1.0)
     series = _horner(tuple(1.0 / k for k in range(25, 0, -2)), s * s)
     return (exponent - low) * _LN2 + 2.0 * s * series

@@ -1,8 +1,8 @@
 """layout.json: what a person drew, validated.
 
-    {"canvas": [640, 480], "seed": 7, "truncation": 2.0,
-     "objects": [{"label": "sky", "box": [0, 0, 640, 250]},
-                 {"label": "person", "box": [250, 140, 120, 300], "id": "rider", "seed": 12}]}
+{"canvas": [640, 480], "seed": 7, "truncation": 2.0,
+ "objects": [{"label": "sky", "box": [0, 0, 640, 250]},
+             {"label": "person", "box": [250, 140, 120, 300], "id": "rider", "seed": 12}]}
 """
 
 from __future__ import annotations
@@ -166,11 +166,11 @@ def _name_objects(drawn: _Drawn, source: str) -> tuple[LayoutObject, ...]:
         box = _unit_box(item.box, drawn.canvas, f"{source}: objects[{index}].box ({_shorten(item.label)})")
         objects.append(LayoutObject(item.label, box, name, item.seed))
     counts = Counter(o.id for o in objects)
-    for index, item in enumerate(objects):
-        if counts[item.id] > 1:
-            raise LayoutError(f"{source}: objects[{index}].id {item.id!r} stands {counts[item.id]} times; ids must differ")
-        if item.id == IMAGE_LABEL_NAME:
-            raise LayoutError(f"{source}: objects[{index}].id {item.id!r} is taken by the background; choose another")
+    for index, name in enumerate(o.id for o in objects):
+        if counts[name] > 1:
+            raise LayoutError(f"{source}: objects[{index}].id {name!r} stands {counts[name]} times; ids must differ")
+        if name == IMAGE_LABEL_NAME:
+            raise LayoutError(f"{source}: objects[{index}].id {name!r} is taken by the background; choose another")
     return tuple(objects)
 
 
@@ -178,12 +178,13 @@ def _unit_box(box: Box, canvas: tuple[float, float] | None, where: str) -> Box:
     width, height = canvas or (1.0, 1.0)
     x, y, w, h = box[0] / width, box[1] / height, box[2] / width, box[3] / height
     if min(w, h) < _SMALLEST_SIDE:
-        raise LayoutError(f"{where}: {list(box)} has no area; width and height must be over {_SMALLEST_SIDE:g} of the canvas")
+        raise LayoutError(f"{where}: {list(box)} has no area; its sides must be over {_SMALLEST_SIDE:g} of the canvas")
     left, top = max(x, 0.0), max(y, 0.0)
     right, bottom = min(x + w, 1.0), min(y + h, 1.0)
     outside = max(left - x, top - y, x + w - right, y + h - bottom)
     if outside > _EDGE_TOLERANCE or min(right - left, bottom - top) < _SMALLEST_SIDE / 2:
-        raise LayoutError(f"{where}: {list(box)} lies outside the canvas; {_edge_fix(canvas, (left, top, right, bottom))}")
+        fix = _edge_fix(canvas, (left, top, right, bottom))
+        raise LayoutError(f"{where}: {list(box)} lies outside the canvas; {fix}")
     return left, top, right - left, bottom - top
 
 

@@ -42,12 +42,13 @@ def generate(layouts: Iterable[Layout], runner: Runner, outputs: Sequence[str] =
     batch is sent, and whatever the runner raises.
     """
     remaining = iter(layouts)
+    limit = runner.manifest.max_batch
     in_flight: deque[tuple[list[Layout], Future[dict[str, Array]]]] = deque()
     with ThreadPoolExecutor(runner.concurrency) as pool:
         try:
             while True:
                 # one batch more than can run, so that the next is ready when a runner's thread is free
-                while len(in_flight) <= runner.concurrency and (batch := list(islice(remaining, runner.manifest.max_batch))):
+                while len(in_flight) <= runner.concurrency and (batch := list(islice(remaining, limit))):
                     in_flight.append((batch, pool.submit(runner.run, to_tensors(batch, runner.manifest), outputs)))
                 if not in_flight:
                     return

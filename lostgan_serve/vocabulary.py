@@ -1,4 +1,4 @@
-"""Label names and their ids. An id is a row of a model's label embedding, so the order of a vocabulary never changes."""
+"""Label names and their ids. An id is a row of a model's label embedding: a vocabulary's order never changes."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ class OnnxRunner:
         try:
             self._session = ort.InferenceSession(path, options, providers=_providers(ort))
         except Exception as error:  # onnxruntime's errors share no base class
-            raise ModelError(f"{path}: truncated or not an ONNX model; export it again ({_first_line(error)})") from error
+            reason = str(error).strip().partition("\n")[0]
+            raise ModelError(f"{path}: truncated or not an ONNX model; export it again ({reason})") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.manifest = Manifest.from_json(metadata.get(METADATA_KEY, ""), str(path))
 
@@ -64,7 +65,3 @@ def _providers(ort: ModuleType) -> list[str]:
         ctypes.CDLL("libcuda.so.1")
         wanted.insert(0, "CUDAExecutionProvider")
     return [name for name in wanted if name in ort.get_available_providers()]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -63,7 +63,7 @@ class GeneratorConfig:
 
     @property
     def resolution(self) -> int:
-        return START_SIDE * 2 ** (len(self.channels) - 1)
+        return START_SIDE << (len(self.channels) - 1)
 
     @property
     def refines_masks(self) -> bool:
@@ -295,7 +295,7 @@ class Generator(nn.Module):
         own = logits.gather(1, labels[..., None, None].expand(-1, -1, side, side))
         predicted = own.sigmoid() * F.interpolate(clip, size=(side, side), mode="nearest")
         alpha = self.alphas[head].sigmoid()[labels][..., None, None]
-        return (1 - alpha) * resize(mask_initial, side) + alpha * predicted
+        return cast(Tensor, (1 - alpha) * resize(mask_initial, side) + alpha * predicted)
 
 
 def initialize(generator: Generator, seed: int) -> None:
@@ -306,9 +306,10 @@ def initialize(generator: Generator, seed: int) -> None:
             if not isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
                 continue
             spectral = is_parametrized(module, "weight")
-            nn.init.orthogonal_(module.parametrizations.weight.original if spectral else module.weight, generator=rng)
-            if getattr(module, "bias", None) is not None:
-                cast(Tensor, module.bias).zero_()
+            weight = module.get_parameter("parametrizations.weight.original" if spectral else "weight")
+            nn.init.orthogonal_(weight, generator=rng)
+            if isinstance(bias := getattr(module, "bias", None), Tensor):
+                bias.zero_()
             if spectral:
                 _settle_spectral_vectors(module)
 

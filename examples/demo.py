@@ -1,0 +1,40 @@
+"""The whole path in one go (`make demo`): export, serve, paint the examples, stop.
+
+Each step prints the command that does the same by hand. Everything it makes is in demo_out/.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from lostgan_serve.triton.server import running_server
+
+OUT = Path("demo_out")
+REPOSITORY = OUT / "triton_repo"
+
+
+def main() -> None:
+    """Run from the repository's root."""
+    command("export", "--res", "128", "--random-weights", "0", "--repository", REPOSITORY, "--replace")
+    click.secho(f"$ lostgan-serve serve --repository {REPOSITORY}", bold=True)
+    with running_server(REPOSITORY) as endpoints:
+        layouts = sorted(Path("examples").glob("*.json"))
+        command("client", *layouts, "--url", endpoints.grpc, "--out", OUT, "--masks")
+    click.echo(f"the server has stopped; look at {OUT / 'contact-sheet.png'} first")
+
+
+def command(*arguments: object) -> None:
+    words = [str(argument) for argument in arguments]
+    click.secho(f"$ lostgan-serve {' '.join(words)}", bold=True)
+    subprocess.run([Path(sys.executable).parent / "lostgan-serve", *words], check=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as failed:
+        sys.exit(failed.returncode)

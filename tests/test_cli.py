@@ -1,0 +1,152 @@
+"""The command line, as a user meets it: pictures from layouts, and one clear line for each kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import EXAMPLES, ROOT, Cli, fails_in_one_line
+from lostgan_serve import Layout, generate
+from lostgan_serve.runners.onnxrt import OnnxRunner
+
+SKY = {"label": "sky", "box": [0, 0, 1, 0.5]}
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_generate_writes_three_pictures_per_layout(cli: Cli, tiny_repository: Path, tmp_path: Path) -> None:
+    model = tiny_repository / "lostgan_128"
+    done = cli("generate", *EXAMPLES, "--model", model, "--out", tmp_path, check=True)
+    assert "untrained" in done.stderr
+    kinds = (".png", ".objects.png", ".overlay.png")
+    expected = [f"{path.stem}{kind}" for path in EXAMPLES for kind in kinds] + ["contact-sheet.png"]
+    assert written(tmp_path) == sorted(expected)
+    assert done.stdout.split() == [str(tmp_path / name) for name in expected]
+    assert Image.open(tmp_path / "coast.png").size == (128, 128)
+
+
+def test_python_api_gives_the_same_picture(cli: Cli, tiny_repository: Path, tmp_path: Path) -> None:
+    cli("generate", EXAMPLES[0], "--model", tiny_repository / "lostgan_128", "--out", tmp_path, check=True)
+    (result,) = generate([Layout.load(EXAMPLES[0])], OnnxRunner(tiny_repository / "lostgan_128"))
+    assert result.image is not None
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"{EXAMPLES[0].stem}.png")), result.image)
+
+
+def test_samples_are_the_seeds_that_follow(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    cli("generate", EXAMPLES[0], "--model", tiny_model, "--out", tmp_path, "--samples", 2, "--seed", 40, check=True)
+    cli("generate", EXAMPLES[0], "--model", tiny_model, "--out", tmp_path / "one", "--seed", 41, "--masks", check=True)
+    stem = EXAMPLES[0].stem
+    first, second = (np.asarray(Image.open(tmp_path / f"{stem}.seed{seed}.png")) for seed in (40, 41))
+    alone = np.asarray(Image.open(tmp_path / "one" / f"{stem}.png"))
+    assert np.abs(second.astype(int) - alone).max() <= 1
+    assert np.abs(first.astype(int) - second).max() > 10
+    objects = json.loads(EXAMPLES[0].read_text())["objects"]
+    assert len(list((tmp_path / "one").glob("*.mask-*.png"))) == len(objects)
+
+
+def test_json_lines_on_standard_input(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps({"seed": seed, "objects": [SKY]}) for seed in range(12))
+    done = cli("generate", "-", "--model", tiny_model, "--out", tmp_path, stdin=lines, check=True)
+    assert "contact-sheet.png" in done.stdout
+    assert len(list(tmp_path.glob("stdin-*.overlay.png"))) == 12
+
+
+def test_labels_lists_a_vocabulary(cli: Cli) -> None:
+    assert cli("labels", "--vocabulary", "scenes", check=True).stdout.split()[:2] == ["sky", "mountain"]
+    assert len(cli("labels", check=True).stdout.splitlines()) == 171
+    fails_in_one_line(cli("labels", "--vocabulary", "cocoa"), ["unknown vocabulary 'cocoa'", "coco-stuff"])
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ("not json", ["bad.json", "not JSON"]),
+        ({"objects": [{"label": "sjy", "box": [0, 0, 1, 1]}]}, ["bad.json: objects[0].label", "'sjy'", "nearest: sky"]),
+        ({"objects": [{"label": "sky", "box": [0, 0, 2, 1]}]}, ["bad.json: objects[0].box", "outside the canvas"]),
+        ({"objects": [{"label": "sky", "box": [0, 0, 0, 1]}]}, ["bad.json: objects[0].box", "no area"]),
+        ({"objects": [{"label": "sky", "box": [float("nan"), 0, 1, 1]}]}, ["objects[0].box[0]", "finite"]),
+        ({"objects": [SKY] * 13}, ["bad.json: objects: 13 of them", "room for 12", "--max-objects 13"]),
+        ({"objects": [SKY | {"id": "a"}] * 2}, ["bad.json: objects[0].id 'a'", "2 times"]),
+    ],
+)
+def test_a_bad_layout_is_one_line_and_writes_nothing(
+    layout: Any, words: list[str], cli: Cli, tiny_model: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text(layout if isinstance(layout, str) else json.dumps(layout))
+    done = cli("generate", EXAMPLES[0], bad, "--model", tiny_model, "--out", tmp_path / "out")
+    fails_in_one_line(done, words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_layouts_and_twins_are_named(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    fails_in_one_line(cli("generate", tmp_path / "no.json", "--model", tiny_model), ["no.json", "no such file"])
+    (tmp_path / "a").mkdir()
+    twin = tmp_path / "a" / EXAMPLES[0].name
+    twin.write_bytes(EXAMPLES[0].read_bytes())
+    done = cli("generate", EXAMPLES[0], twin, "--model", tiny_model, "--out", tmp_path / "out")
+    fails_in_one_line(done, [twin, EXAMPLES[0], "both would write", "rename one"])
+
+
+def test_models_that_are_none_are_named(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    cut, foreign, folder = tmp_path / "cut.onnx", tmp_path / "foreign.onnx", tmp_path / "lostgan_128"
+    cut.write_bytes(tiny_model.read_bytes()[:50_000])
+    foreign.write_bytes(tiny_model.read_bytes().replace(b"lostgan_serve.manifest", b"somebody_else.manifest"))
+    folder.mkdir()
+    for model, words in (
+        (tmp_path / "none.onnx", ["none.onnx", "no such model", "lostgan-serve export"]),
+        (cut, ["cut.onnx", "truncated or not an ONNX model"]),
+        (foreign, ["foreign.onnx", "not a lostgan-serve model"]),
+        (folder, ["no exported version", "lostgan-serve export"]),
+    ):
+        fails_in_one_line(cli("generate", EXAMPLES[0], "--model", model, "--out", tmp_path / "out"), words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_cannot_be_written_is_named(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    done = cli("generate", EXAMPLES[0], "--model", tiny_model, "--out", tmp_path / "file" / "out")
+    fails_in_one_line(done, [tmp_path / "file" / "out", "cannot write", "choose another folder"])
+
+
+@pytest.mark.parametrize("limit", [1_000, 2_000_000])
+def test_a_full_disk_leaves_no_half_file(limit: int, tiny_model: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The kernel refuses to let a file grow beyond a limit, in the middle of a write, as a full disk does."""
+    work = {
+        1_000: ["generate", EXAMPLES[0], "--model", tiny_model, "--out", tmp_path / "out"],
+        2_000_000: ["export", "--res", "128", "--checkpoint", tiny_checkpoint, "--repository", tmp_path / "out"],
+    }[limit]
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lostgan-serve", *map(str, work)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        timeout=120,
+    )
+    fails_in_one_line(done, ["cannot write (File too large)", "free some space"])
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_python_m_and_version(cli: Cli) -> None:
+    assert cli("--version", check=True).stdout.startswith("lostgan-serve, version 0.")
+    assert "No such command 'exprt'" in cli("exprt").stderr
+
+
+def test_readme_python_example_runs(tiny_repository: Path, tmp_path: Path) -> None:
+    """The five lines in the README, word for word, on this model."""
+    readme = (ROOT / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    code = code.replace('"triton_repo/lostgan_128"', repr(str(tiny_repository / "lostgan_128")))
+    code = code.replace('"examples/coast.json"', repr(str(ROOT / "examples" / "coast.json")))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=60)
+    assert Image.open(tmp_path / "coast.png").size == (128, 128)

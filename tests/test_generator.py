@@ -1,0 +1,203 @@
+"""The generators against the original's outputs, the importer of released weights, and checkpoints."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import Arrays, Cli, fails_in_one_line
+from lostgan_serve.errors import CheckpointError
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
+from lostgan_train.generator import GeneratorConfig
+from lostgan_train.official import convert_official, load_official
+from official_state import official_state
+
+Shapes = dict[str, dict[str, list[int]]]
+Released = Callable[[str], dict[str, torch.Tensor]]
+OFFICIAL = [
+    ("generator_v1_64", "v1-64", "coco-stuff"),
+    ("generator_v1_128", "v1-128", "coco-stuff"),
+    ("generator_v2_128", "v2-128", "coco-stuff"),
+    ("generator_v2_256", "v2-256", "coco-stuff"),
+    ("generator_v2_128_vg", "v2-128", "visual-genome"),
+]
+
+
+@pytest.fixture(scope="module")
+def released(official_shapes: Shapes) -> Callable[[str], dict[str, torch.Tensor]]:
+    """A state dict as the original saved it, by its name in keys.json."""
+
+    @cache
+    def state(name: str) -> dict[str, torch.Tensor]:
+        return {key: torch.from_numpy(value) for key, value in official_state(official_shapes[name]).items()}
+
+    return lambda name: dict(state(name))
+
+
+@pytest.mark.parametrize(("name", "variant"), [("generator_v1_64", "v1-64"), ("generator_v2_128", "v2-128")])
+def test_golden_parity(name: str, variant: str, released: Released, golden: Callable[[str], Arrays]) -> None:
+    """Image within 2e-4 at the worst pixel and 1e-5 on average; masks within 2e-3, which fp16 storage leaves."""
+    expected = golden(name)
+    generator = convert_official(released(name), GeneratorConfig(variant, 184))
+    inputs = (torch.from_numpy(expected[key]) for key in ("labels", "boxes_xywh", "z_obj", "z_img"))
+    with torch.inference_mode():
+        output = generator(*inputs)
+    difference = np.abs(output.image.numpy() - expected["image"])
+    assert difference.max() <= 2e-4
+    assert difference.mean() <= 1e-5
+    for masks, key in ((output.mask_initial, "mask_initial"), (output.mask_final, "mask_final")):
+        assert np.abs(masks.numpy() - expected[key].astype(np.float32)).max() <= 2e-3
+
+
+@pytest.mark.parametrize(("name", "variant", "vocabulary"), OFFICIAL)
+def test_every_released_generator_imports(
+    name: str, variant: str, vocabulary: str, released: Released, tmp_path: Path
+) -> None:
+    state = released(name)
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "G.pth")
+    generator = load_official(tmp_path / "G.pth", GeneratorConfig(variant, len(Vocabulary.built_in(vocabulary))))
+    assert sum(p.numel() for p in generator.state_dict().values()) == sum(p.numel() for p in state.values())
+
+
+def test_spectral_vectors_that_old_files_lack_are_found(released: Released) -> None:
+    state, config = released("generator_v1_64"), GeneratorConfig("v1-64", 184)
+    whole = convert_official(state, config)
+    for lacking in (("weight_v",), ("weight_u", "weight_v")):
+        partial = convert_official({k: v for k, v in state.items() if not k.endswith(lacking)}, config)
+        torch.testing.assert_close(partial.fc.weight, whole.fc.weight, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.pop("fc.bias"), ["1 missing (such as fc.bias)", "--variant"]),
+        (lambda s: s.update(extra=torch.zeros(1)), ["1 unknown (such as extra)"]),
+        (lambda s: s.update({"fc.bias": torch.zeros(3)}), ["fc.bias has shape [3]", "--vocabulary"]),
+    ],
+)
+def test_leftover_names_and_foreign_shapes_are_errors(
+    change: Callable[[dict[str, torch.Tensor]], Any], words: list[str], released: Released
+) -> None:
+    state = released("generator_v1_64")
+    change(state)
+    with pytest.raises(CheckpointError) as caught:
+        convert_official(state, GeneratorConfig("v1-64", 184))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_import_command_writes_a_checkpoint_that_loads(cli: Cli, released: Released, tmp_path: Path) -> None:
+    source, target = tmp_path / "G_coco.pth", tmp_path / "coco-64.safetensors"
+    torch.save(released("generator_v1_64"), source)
+    done = cli("import", source, "--variant", "v1-64", "--vocabulary", "coco-stuff", "--output", target, check=True)
+    assert f"lostgan-serve export --res 64 --checkpoint {target}" in done.stdout
+    loaded = load_checkpoint(target)
+    assert (loaded.weights, loaded.vocabulary.name, loaded.generator.config.resolution) == ("trained", "coco-stuff", 64)
+    wrong = cli("import", source, "--variant", "v2-128", "--vocabulary", "coco-stuff", "--output", tmp_path / "x")
+    fails_in_one_line(wrong, [source, "names do not fit v2-128", "--variant"])
+    genome = cli("import", source, "--variant", "v1-64", "--vocabulary", "visual-genome", "--output", tmp_path / "x")
+    fails_in_one_line(genome, [source, "label_embedding.weight has shape [184, 128]", "--vocabulary"])
+    assert not (tmp_path / "x").exists()
+
+
+class Bomb:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_is_never_unpickled(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    with zipfile.ZipFile(tmp_path / "zipped.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"weight": Bomb(tmp_path / "exploded")}))
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+    for name in ("plain.pth", "zipped.pth"):
+        options = ("--variant", "v1-64", "--vocabulary", "coco-stuff", "--output", tmp_path / "x")
+        fails_in_one_line(cli("import", tmp_path / name, *options), [name, "refused without unpickling"])
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_broken_weight_files_are_named(released: Released, tmp_path: Path) -> None:
+    config = GeneratorConfig("v1-64", 184)
+    whole = tmp_path / "whole.pth"
+    torch.save(released("generator_v1_64"), whole)
+    (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:100_000])
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("<html>404</html>")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"model": {"fc": torch.zeros(1)}}, tmp_path / "nested.pth")
+    for name in ("none", "cut", "empty", "text", "list", "nested"):
+        with pytest.raises(CheckpointError, match=rf"{name}\.pth: "):
+            load_official(tmp_path / f"{name}.pth", config)
+
+
+def test_a_checkpoint_carries_everything(tmp_path: Path) -> None:
+    saved = random_checkpoint("v2-256", Vocabulary.built_in("visual-genome"), seed=3, ch=2)
+    save_checkpoint(tmp_path / "a.safetensors", saved)
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    assert loaded.generator.config == saved.generator.config
+    assert (loaded.vocabulary, loaded.weights, loaded.seed) == (saved.vocabulary, "untrained", 3)
+    assert loaded.sha256 is not None
+    for key, value in saved.generator.state_dict().items():
+        torch.testing.assert_close(loaded.generator.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_random_weights_are_a_function_of_the_seed() -> None:
+    scenes = Vocabulary.built_in("scenes")
+    first, again, other = (random_checkpoint("v1-64", scenes, seed, ch=2).generator.fc.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_broken_checkpoints_are_named(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    whole = tiny_checkpoint.read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:-1000])
+    (tmp_path / "head").write_bytes(whole[:100])
+    (tmp_path / "text").write_text("not a checkpoint")
+    (tmp_path / "damaged").write_bytes(whole.replace(b"v2-128", b"v9-128"))
+    (tmp_path / "other").write_bytes(whole.replace(b"v2-128", b"v1-128"))
+    (tmp_path / "foreign").write_bytes(whole.replace(b"lostgan-serve generator", b"lostgan-serve generatxr"))
+    words = {
+        "none": "no such checkpoint",
+        "cut": "truncated",
+        "head": "truncated",
+        "text": "not a safetensors file",
+        "damaged": "metadata is damaged",
+        "other": "do not fit its own config",
+        "foreign": "not one of lostgan-serve's",
+    }
+    for name, word in words.items():
+        with pytest.raises(CheckpointError, match=rf"{name}: .*{word}"):
+            load_checkpoint(tmp_path / name)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    checkpoint = random_checkpoint("v1-64", Vocabulary.built_in("scenes"), seed=0, ch=1)
+    with torch.no_grad():
+        checkpoint.generator.final_norm.weight[0] = float("nan")
+    save_checkpoint(tmp_path / "nan", checkpoint)
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_checkpoint(tmp_path / "nan")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"variant": "v3-128"}, {"ch": 0}, {"num_labels": 0}, {"num_labels": 200}, {"mask_classes": 5}]
+)
+def test_impossible_configs_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"unknown variant|must be positive|must cover"):
+        GeneratorConfig(**{"variant": "v1-64", "num_labels": 10, **fields})

@@ -1,0 +1,110 @@
+"""Pictures of results: sizes, what their pixels mean, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lostgan_serve.contract import NO_OBJECT
+from lostgan_serve.errors import OutputError
+from lostgan_serve.files import new_folder, write_file
+from lostgan_serve.images import color_of, contact_sheet, files_of, layout_picture, object_picture, overlay
+from lostgan_serve.layout import Layout
+from lostgan_serve.pipeline import Result
+
+
+@pytest.fixture
+def result() -> Result:
+    """A 64 px picture: sky above, sea below, a bird in one corner, nothing in the last column."""
+    objects = [
+        {"label": "sky", "box": [0, 0, 1, 0.5]},
+        {"label": "sea", "box": [0, 0.5, 1, 0.5]},
+        {"label": "bird", "box": [0, 0, 0.25, 0.25], "id": "a/b: ü"},
+    ]
+    object_map = np.zeros((64, 64), np.uint8)
+    object_map[32:] = 1
+    object_map[:16, :16] = 2
+    object_map[:, 63] = NO_OBJECT
+    masks = np.stack([(object_map == slot) * np.uint8(255) for slot in range(3)])
+    image = np.full((64, 64, 3), 100, np.uint8)
+    names = ("sky-1", "sea-1", "a/b: ü")
+    return Result(Layout.parse({"objects": objects}, name="view"), names, image, object_map, masks)
+
+
+def test_every_kth_pixel_of_an_object_picture_is_the_object_map(result: Result) -> None:
+    picture = object_picture(result)
+    assert result.object_map is not None
+    assert picture.mode == "P"
+    pixels = np.asarray(picture)[:, :512]
+    np.testing.assert_array_equal(pixels[::8, ::8], result.object_map)
+    assert picture.width > 512
+    colors = np.asarray(picture.convert("RGB"))
+    assert tuple(colors[0, 0]) == color_of(2)
+    assert tuple(colors[0, 511]) == (0, 0, 0)
+
+
+def test_legend_fits_as_many_slots_as_a_model_may_have(result: Result) -> None:
+    many = Result(result.layout, tuple(f"object {n}" for n in range(40)), result.image, result.object_map, result.masks)
+    assert object_picture(many).height == 512
+
+
+def test_an_overlay_tints_each_mask(result: Result) -> None:
+    pixels = np.asarray(overlay(result)).astype(int)
+    assert pixels.shape == (512, 512, 3)
+    expected = 100 + 0.35 * (np.array(color_of(1)) - 100)
+    np.testing.assert_allclose(pixels[400, 300], expected, atol=1)
+    np.testing.assert_allclose(pixels[300, 508], 100, atol=2)  # bicubic enlargement rings a little
+
+
+def test_drawings_and_sheets_have_the_stated_size(result: Result) -> None:
+    assert layout_picture(result.layout, 200).size == (200, 200)
+    assert contact_sheet([result] * 3, side_px=100).width == 10 + 3 * 110
+
+
+def test_files_are_pngs_with_safe_names(result: Result) -> None:
+    files = dict(files_of(result, masks=True))
+    assert list(files) == [
+        "view.png",
+        "view.objects.png",
+        "view.overlay.png",
+        "view.mask-00-sky-1.png",
+        "view.mask-01-sea-1.png",
+        "view.mask-02-a_b_ü.png",
+    ]
+    assert result.image is not None
+    assert result.masks is not None
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(files["view.png"]))), result.image)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(files["view.mask-01-sea-1.png"]))), result.masks[1])
+
+
+def test_colors_of_neighbouring_slots_differ() -> None:
+    colors = np.array([color_of(slot) for slot in range(32)]).astype(int)
+    assert np.abs(np.diff(colors, axis=0)).sum(1).min() > 60
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=r"file/a\.png: cannot write \(File exists\)"):
+        write_file(tmp_path / "file" / "a.png", b"x")
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(OutputError, match=r"a\.png: cannot write"):
+        write_file(tmp_path / "a.png", b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "file"]
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "v") as folder:
+        (folder / "a").write_text("first")
+        assert not (tmp_path / "v").exists()
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "v") as folder:
+        (folder / "a").write_text("second")
+        raise KeyboardInterrupt
+    assert (tmp_path / "v" / "a").read_text() == "first"
+    with new_folder(tmp_path / "v") as folder:
+        (folder / "b").write_text("third")
+    assert [path.name for path in (tmp_path / "v").iterdir()] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]

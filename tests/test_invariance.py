@@ -1,0 +1,86 @@
+"""What an image may depend on: not on empty slots, batch mates or, numerically aside, the order of the slots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import run_cli
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lostgan_serve.contract import OUTPUT_NAMES, Array
+from lostgan_serve.layout import Layout
+from lostgan_serve.pipeline import to_tensors
+from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.vocabulary import Vocabulary
+
+SLOTS = {"few": 6, "many": 17}
+LABELS = list(Vocabulary.built_in("scenes"))
+
+edges = st.floats(0, 0.8)
+objects = st.fixed_dictionaries(
+    {"label": st.sampled_from(LABELS), "box": st.tuples(edges, edges, st.floats(0.02, 0.2), st.floats(0.02, 0.2))}
+) | st.sampled_from([{"label": "sky", "box": (0, 0, 1, 0.5)}, {"label": "sea", "box": (0, 0.4, 1, 0.6)}])
+layouts = st.builds(
+    lambda drawn, seed: Layout.parse(
+        {"seed": seed, "objects": [{**item, "id": str(n)} for n, item in enumerate(drawn)]}
+    ),
+    st.lists(objects, min_size=1, max_size=6),
+    st.integers(0, 2**32),
+)
+few_examples = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def models(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxRunner]:
+    """The same generator with 6 and with 17 slots."""
+    folder = tmp_path_factory.mktemp("slots")
+    for name, slots in SLOTS.items():
+        options = ("--checkpoint", tiny_checkpoint, "--repository", folder / name, "--max-objects", slots)
+        run_cli("export", "--res", 128, *options, check=True)
+    return {name: OnnxRunner(folder / name / "lostgan_128") for name in SLOTS}
+
+
+def paint(runner: OnnxRunner, *drawn: Layout) -> list[dict[str, Array]]:
+    outputs = runner.run(to_tensors(drawn, runner.manifest), OUTPUT_NAMES)
+    return [{name: array[row].astype(int) for name, array in outputs.items()} for row in range(len(drawn))]
+
+
+def assert_alike(one: dict[str, Array], other: dict[str, Array], count: int, levels: int) -> None:
+    assert np.abs(one["image"] - other["image"]).max() <= levels
+    assert np.abs(one["masks"][:count] - other["masks"][:count]).max() <= levels
+    assert (one["object_map"] != other["object_map"]).mean() <= 0.002  # ties between masks may fall either way
+
+
+@given(layouts)
+@few_examples
+def test_empty_slots_do_not_matter(models: dict[str, OnnxRunner], layout: Layout) -> None:
+    (few,), (many,) = paint(models["few"], layout), paint(models["many"], layout)
+    assert_alike(few, many, len(layout.objects), levels=1)
+    assert not many["masks"][len(layout.objects) :].any()
+
+
+@given(layouts, st.lists(layouts, min_size=1, max_size=4), st.data())
+@few_examples
+def test_batch_mates_do_not_matter(
+    models: dict[str, OnnxRunner], layout: Layout, mates: list[Layout], data: Any
+) -> None:
+    row = data.draw(st.integers(0, len(mates)))
+    together = paint(models["few"], *mates[:row], layout, *mates[row:])
+    assert_alike(paint(models["few"], layout)[0], together[row], len(layout.objects), levels=1)
+
+
+@given(layouts, st.data())
+@few_examples
+def test_the_order_of_the_objects_does_not_matter(
+    models: dict[str, OnnxRunner], layout: Layout, data: Any
+) -> None:
+    """Two objects with the same mask may swap in the object map; the image and the masks stay."""
+    order = data.draw(st.permutations(range(len(layout.objects))))
+    shuffled = Layout(tuple(layout.objects[k] for k in order), layout.seed)
+    (before,), (after,) = paint(models["few"], layout), paint(models["few"], shuffled)
+    assert np.abs(before["image"] - after["image"]).max() <= 2
+    assert np.abs(before["masks"][list(order)] - after["masks"][: len(order)]).max() <= 2
