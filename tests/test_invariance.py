@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import run_cli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import run_cli
 from lostgan_serve.contract import OUTPUT_NAMES, Array
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import to_tensors
@@ -75,9 +75,7 @@ def test_batch_mates_do_not_matter(
 
 @given(layouts, st.data())
 @few_examples
-def test_the_order_of_the_objects_does_not_matter(
-    models: dict[str, OnnxRunner], layout: Layout, data: Any
-) -> None:
+def test_the_order_of_the_objects_does_not_matter(models: dict[str, OnnxRunner], layout: Layout, data: Any) -> None:
     """Two objects with the same mask may swap in the object map; the image and the masks stay."""
     order = data.draw(st.permutations(range(len(layout.objects))))
     shuffled = Layout(tuple(layout.objects[k] for k in order), layout.seed)

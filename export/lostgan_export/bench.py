@@ -1,0 +1,297 @@
+"""Benchmarks: formulations against one another in this process, and a server against the model that it serves.
+
+Candidates take turns within each round, and a figure is the median over the rounds, so that whatever else the machine
+does falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
+from lostgan_serve.errors import ModelError, require
+from lostgan_serve.manifest import Manifest
+from lostgan_serve.pipeline import to_tensors
+from lostgan_serve.runners import Runner
+from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.runners.triton import TritonRunner
+
+Progress = Callable[[str], None]
+
+PLAIN_TORCH = "PyTorch, as the paper writes it"
+PLAIN_ONNX = "the same, in ONNX Runtime"
+OURS = "lostgan-serve, in ONNX Runtime"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """seconds_per_image: median over the rounds. speedup: over the plain ONNX file at the same batch."""
+
+    candidate: str
+    batch: int
+    seconds_per_image: float
+    speedup: float
+    rounds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A closed loop of clients, each with one layout on its way at a time.
+
+    images_per_s: of the server. in_process: images/s of the same model.onnx in this process, in batches of the sizes
+    that the server formed. share: median over the rounds of their ratio. latency: of a request, in milliseconds.
+    batch_sizes: how many batches of each size the server ran; mean_batch: images in a batch.
+    """
+
+    outputs: tuple[str, ...]
+    concurrency: int
+    images_per_s: float
+    in_process: float
+    share: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    mean_batch: float
+    batch_sizes: dict[int, int]
+
+
+def bench_formulations(
+    source: Any, manifest: Manifest, batches: Sequence[int], rounds: int, progress: Progress
+) -> list[Timing]:
+    """Time the plain formulation in PyTorch and ONNX Runtime, and ours in ONNX Runtime.
+
+    source: a `lostgan_train.checkpoint.Checkpoint`.
+    """
+    import torch
+
+    from lostgan_export.baseline import PlainGenerator, fold_spectral_norms
+    from lostgan_export.fused import fuse
+    from lostgan_export.onnx_export import export_onnx
+
+    torch.set_num_threads(_cores())
+    plain = PlainGenerator(source.generator)
+    folded = PlainGenerator(source.generator)
+    fold_spectral_norms(folded)
+    with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
+        progress("exporting both formulations")
+        files = Path(folder, "plain.onnx"), Path(folder, "ours.onnx")
+        export_onnx(folded, manifest, files[0], ("image", "masks"))
+        export_onnx(fuse(source.generator), manifest, files[1])
+        plain_runner, runner = (OnnxRunner(file) for file in files)
+    del folded
+
+    def run_torch(tensors: Tensors) -> None:
+        with torch.inference_mode():
+            plain(*(torch.from_numpy(tensors[name]) for name in INPUT_NAMES))
+
+    candidates: dict[str, Callable[[Tensors], Any]] = {
+        PLAIN_TORCH: run_torch,
+        PLAIN_ONNX: lambda tensors: plain_runner.run(tensors, ("image", "masks")),
+        OURS: lambda tensors: runner.run(tensors, OUTPUT_NAMES),
+    }
+    timings = []
+    for batch in batches:
+        tensors = _layouts(manifest, batch)
+        seconds = {name: [_seconds(run, tensors) / batch] for name, run in candidates.items()}  # the warm-up
+        for number in range(rounds):
+            progress(f"batch {batch}: round {number + 1} of {rounds}")
+            for name, run in candidates.items():
+                seconds[name].append(_seconds(run, tensors) / batch)
+        medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+        timings += [
+            Timing(name, batch, medians[name], medians[PLAIN_ONNX] / medians[name], tuple(seconds[name][1:]))
+            for name in candidates
+        ]
+    return timings
+
+
+def bench_server(
+    repository: Path, model: str, url: str, concurrency: int, rounds: int, progress: Progress
+) -> list[Served]:
+    """Measure a server's throughput, asked for the image alone and for every output, against the same model in this
+    process. Raises ModelError where the server's model is not the one in `repository`, and ServerError."""
+    local, remote = OnnxRunner(repository / model), TritonRunner(url, model)
+    try:
+        if remote.manifest.serving_parameters() != local.manifest.serving_parameters():
+            raise ModelError(
+                f"{url} serves another {model} than {repository / model}; restart it, or name its repository"
+            )
+        statistics_of = _Statistics(url, model)
+        return [
+            _bench_outputs(local, remote, statistics_of, outputs, concurrency, rounds, progress)
+            for outputs in (("image",), OUTPUT_NAMES)
+        ]
+    finally:
+        remote.close()
+        local.close()
+
+
+def _bench_outputs(
+    local: Runner,
+    remote: Runner,
+    batch_counts: Callable[[], Mapping[int, int]],
+    outputs: Sequence[str],
+    concurrency: int,
+    rounds: int,
+    progress: Progress,
+) -> Served:
+    loop = _ClosedLoop(remote, outputs, concurrency)
+    served, in_process, latencies = [], [], []
+    sizes: dict[int, int] = {}
+    for number in range(-1, rounds):  # the first is a warm-up
+        progress(f"{' + '.join(outputs)}: {f'round {number + 1} of {rounds}' if number >= 0 else 'warming up'}")
+        before = batch_counts()
+        images_per_s, round_latencies = loop.run()
+        formed = {size: count - before.get(size, 0) for size, count in batch_counts().items()}
+        formed = {size: count for size, count in sorted(formed.items()) if count > 0}
+        pace = _in_process_pace(local, outputs, formed)
+        if number >= 0:
+            served.append(images_per_s)
+            in_process.append(pace)
+            latencies += round_latencies
+            for size, count in formed.items():
+                sizes[size] = sizes.get(size, 0) + count
+    quantiles = statistics.quantiles(latencies, n=20, method="inclusive")
+    return Served(
+        outputs=tuple(outputs),
+        concurrency=concurrency,
+        images_per_s=statistics.median(served),
+        in_process=statistics.median(in_process),
+        share=statistics.median(a / b for a, b in zip(served, in_process, strict=True)),
+        latency_p50_ms=1000 * statistics.median(latencies),
+        latency_p95_ms=1000 * quantiles[-1],
+        mean_batch=sum(size * count for size, count in sizes.items()) / sum(sizes.values()),
+        batch_sizes=dict(sorted(sizes.items())),
+    )
+
+
+class _ClosedLoop:
+    """Clients that each send their next layout when the last one is answered."""
+
+    REQUESTS = 6  # of each client in a round; the first and the last are not counted, as not every client is at work
+
+    def __init__(self, runner: Runner, outputs: Sequence[str], clients: int) -> None:
+        self.runner, self.outputs, self.clients = runner, outputs, clients
+        batch = _layouts(runner.manifest, clients)
+        self.layouts = [{name: array[k : k + 1] for name, array in batch.items()} for k in range(clients)]
+
+    def run(self) -> tuple[float, list[float]]:
+        """Images per second, and the seconds that each counted request took."""
+        barrier = threading.Barrier(self.clients)
+        with ThreadPoolExecutor(self.clients) as pool:
+            spans = [
+                span for spans in pool.map(lambda k: self._client(k, barrier), range(self.clients)) for span in spans
+            ]
+        spans.sort(key=lambda span: span[1])
+        counted = spans[self.clients : -self.clients]
+        elapsed = counted[-1][1] - spans[self.clients - 1][1]
+        return len(counted) / elapsed, [end - start for start, end in counted]
+
+    def _client(self, number: int, barrier: threading.Barrier) -> list[tuple[float, float]]:
+        """Start and end of each of a client's requests."""
+        spans = []
+        barrier.wait()
+        for _ in range(self.REQUESTS):
+            start = time.perf_counter()
+            self.runner.run(self.layouts[number], self.outputs)
+            spans.append((start, time.perf_counter()))
+        return spans
+
+
+def _in_process_pace(runner: Runner, outputs: Sequence[str], batches: Mapping[int, int]) -> float:
+    """Images per second of a runner that is given so many batches of each size, each size timed twice at most."""
+    seconds = 0.0
+    for size, count in batches.items():
+        tensors = _layouts(runner.manifest, size)
+        times = [_seconds(lambda t: runner.run(t, outputs), tensors) for _ in range(min(count, 2))]
+        seconds += count * statistics.median(times)
+    return sum(size * count for size, count in batches.items()) / seconds
+
+
+class _Statistics:
+    """How many batches of each size a server has run so far."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self._client = require("tritonclient.grpc", "server").InferenceServerClient(url)
+        self._model = model
+
+    def __call__(self) -> dict[int, int]:
+        answer = self._client.get_inference_statistics(self._model)
+        return {
+            int(batch.batch_size): int(batch.compute_infer.count)
+            for model in answer.model_stats
+            for batch in model.batch_stats
+        }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    from lostgan_export.onnx_export import tool_versions
+
+    return {
+        "cpu": _cpu_model(),
+        "cores": _cores(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **tool_versions(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def timings_table(timings: Sequence[Timing]) -> list[str]:
+    lines = [f"{'':34} {'batch':>5} {'s/image':>9} {'speed':>7}"]
+    return lines + [f"{t.candidate:34} {t.batch:5} {t.seconds_per_image:9.4f} {t.speedup:6.2f}x" for t in timings]
+
+
+def served_table(rows: Sequence[Served]) -> list[str]:
+    lines = [
+        f"{'outputs':26} {'served/s':>9} {'in process/s':>13} {'share':>7} {'p50 ms':>8} {'p95 ms':>8} {'batch':>6}"
+    ]
+    return lines + [
+        f"{' '.join(r.outputs):26} {r.images_per_s:9.3f} {r.in_process:13.3f} {r.share:7.1%} {r.latency_p50_ms:8.0f} "
+        f"{r.latency_p95_ms:8.0f} {r.mean_batch:6.2f}"
+        for r in rows
+    ]
+
+
+def as_json(rows: Sequence[Timing | Served]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def _layouts(manifest: Manifest, batch: int) -> dict[str, Any]:
+    """Contract inputs for `batch` of the layouts that export compares, over and over."""
+    from lostgan_export.parity import sample_layouts
+
+    layouts = sample_layouts(manifest)
+    return to_tensors([layouts[k % len(layouts)] for k in range(batch)], manifest)
+
+
+def _seconds(run: Callable[[Tensors], Any], tensors: Tensors) -> float:
+    start = time.perf_counter()
+    run(tensors)
+    return time.perf_counter() - start
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,227 @@
+"""The commands `export` and `bench`. Importing this module imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lostgan_serve.contract import MAX_SLOTS, RESOLUTIONS
+from lostgan_serve.errors import CheckpointError, LostganError, require
+from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
+
+if TYPE_CHECKING:
+    from lostgan_serve.manifest import Manifest
+    from lostgan_train.checkpoint import Checkpoint
+
+VARIANTS = {64: "v1-64", 128: "v2-128", 256: "v2-256", 512: "v2-512"}
+"""The variant that stands for each resolution where no checkpoint says which."""
+
+BUNDLED = Path("checkpoints")
+
+_resolution = click.Choice([str(side) for side in RESOLUTIONS])
+_path = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--res", required=True, type=_resolution, help="Image side in px.")
+@click.option("--checkpoint", type=_path, help="A .safetensors file.  [default: checkpoints/scenes-RES.safetensors]")
+@click.option("--random-weights", type=click.IntRange(0), metavar="SEED", help="Export an untrained generator.")
+@click.option("--vocabulary", type=click.Choice(BUILT_IN_NAMES), help="Of an untrained generator.  [default: scenes]")
+@click.option("--repository", default="triton_repo", show_default=True, type=_path, help="Triton model repository.")
+@click.option(
+    "--max-objects", type=click.IntRange(1, MAX_SLOTS), help="Objects that a layout may have.  [default: vocabulary's]"
+)
+@click.option(
+    "--max-batch", default=8, show_default=True, type=click.IntRange(1, 128), help="Layouts that a server batches."
+)
+@click.option("--replace", is_flag=True, help="Take the place of the newest version.")
+def export(
+    res: str,
+    checkpoint: Path | None,
+    random_weights: int | None,
+    vocabulary: str | None,
+    repository: Path,
+    max_objects: int | None,
+    max_batch: int,
+    replace: bool,
+) -> None:
+    """Export a generator to ONNX, compare it with PyTorch, and publish it in a Triton model repository."""
+    for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        require(module, "export")
+    if random_weights is None and vocabulary is not None:
+        raise click.UsageError("--vocabulary goes with --random-weights; a checkpoint has its own")
+    if random_weights is not None and checkpoint is not None:
+        raise click.UsageError("--checkpoint and --random-weights exclude each other")
+    with _stage("load the weights"):
+        if random_weights is None:
+            source = _load(checkpoint or BUNDLED / f"scenes-{res}.safetensors", int(res), bundled=checkpoint is None)
+        else:
+            source = _random(int(res), vocabulary or "scenes", random_weights)
+    slots = _slots(source.vocabulary, max_objects)
+    if source.weights == "untrained":
+        click.echo("note: these weights are untrained: the model has its full speed and paints noise")
+    folder = _publish(source, slots, max_batch, repository, replace)
+    click.echo(folder)
+
+
+@click.command()
+@click.option("--res", default="256", show_default=True, type=_resolution, help="Image side in px.")
+@click.option("--batch", default="1,4", show_default=True, metavar="N,N", help="Batch sizes, without a server.")
+@click.option("--checkpoint", type=_path, help="Weights to run; random ones will do, speed does not depend on them.")
+@click.option("--url", metavar="HOST:PORT", help="Measure this server's throughput over gRPC.")
+@click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1), help="Clients, with --url.")
+@click.option("--repository", default="triton_repo", show_default=True, type=_path, help="What that server serves.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Figures are medians over these.")
+@click.option("--json", "json_file", type=_path, help="Write the figures, and the machine they are of, to this file.")
+def bench(
+    res: str,
+    batch: str,
+    checkpoint: Path | None,
+    url: str | None,
+    concurrency: int,
+    repository: Path,
+    rounds: int,
+    json_file: Path | None,
+) -> None:
+    """Compare the exported formulation with the paper's; or, with --url, a server with the model it serves."""
+    for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        require(module, "export")
+    from lostgan_export import bench as benchmarks
+    from lostgan_serve.files import write_file
+    from lostgan_serve.triton.repository import model_name
+
+    report: dict[str, Any] = {"machine": benchmarks.machine(), "resolution": int(res)}
+    if url is None:
+        batches = _batches(batch)
+        source = _load(checkpoint, int(res)) if checkpoint else _random(int(res), "coco-stuff", 0)
+        manifest = _manifest(source, source.vocabulary.slots, max(batches))
+        weights = source.weights if checkpoint else "random, which does not change the speed"
+        click.echo(f"{manifest.variant}, {manifest.slots} slots; weights: {weights}")
+        timings = benchmarks.bench_formulations(source, manifest, batches, rounds, _progress)
+        lines = benchmarks.timings_table(timings)
+        report |= {"variant": manifest.variant, "slots": manifest.slots, "in_process": benchmarks.as_json(timings)}
+    else:
+        if checkpoint is not None:
+            raise click.UsageError("--checkpoint and --url exclude each other: the server has its model")
+        served = benchmarks.bench_server(repository, model_name(int(res)), url, concurrency, rounds, _progress)
+        lines = benchmarks.served_table(served)
+        report |= {"concurrency": concurrency, "served": benchmarks.as_json(served)}
+    click.echo("\n".join(lines))
+    if json_file is not None:
+        write_file(json_file, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def _publish(source: Checkpoint, slots: int, max_batch: int, repository: Path, replace: bool) -> Path:
+    """Fuse, export, compare and publish; the folder of the model. Where a step fails the repository stays as it was."""
+    from lostgan_export import parity
+    from lostgan_export.fused import fuse
+    from lostgan_export.onnx_export import export_onnx, set_manifest
+    from lostgan_serve.files import write_file
+    from lostgan_serve.manifest import MANIFEST_FILE
+    from lostgan_serve.runners.onnxrt import OnnxRunner
+    from lostgan_serve.triton.repository import model_name, new_version, write_configurations
+
+    manifest = _manifest(source, slots, max_batch)
+    name = model_name(manifest.resolution)
+    with new_version(repository, name, replace=replace) as folder:
+        model = folder / "model.onnx"
+        with _stage("fuse"):
+            fused = fuse(source.generator)
+        with _stage("export to ONNX"):
+            export_onnx(fused, manifest, model)
+        del fused
+        with _stage("compare with PyTorch"):
+            runner = OnnxRunner(model)
+            measured = parity.measure(runner, source.generator)
+            runner.close()
+        for line in parity.describe(measured):
+            click.echo(f"  {line}")
+        parity.check(measured)
+        with _stage("publish"):
+            manifest = manifest.model_copy(update={"parity": measured})
+            set_manifest(model, manifest)
+            write_file(folder / MANIFEST_FILE, manifest.to_json().encode())
+            write_configurations(repository, name, manifest)
+    return repository / name
+
+
+def _manifest(source: Checkpoint, slots: int, max_batch: int) -> Manifest:
+    from lostgan_export.onnx_export import tool_versions
+    from lostgan_serve.manifest import Manifest
+
+    config = source.generator.config
+    return Manifest(
+        variant=config.variant,
+        resolution=config.resolution,
+        slots=slots,
+        max_batch=max_batch,
+        vocabulary=source.vocabulary,
+        weights=source.weights,
+        seed=source.seed,
+        checkpoint_sha256=source.sha256,
+        tools=tool_versions(),
+    )
+
+
+def _load(path: Path, resolution: int, *, bundled: bool = False) -> Checkpoint:
+    """A checkpoint of that resolution. Raises CheckpointError."""
+    from lostgan_train.checkpoint import load_checkpoint
+
+    if bundled and not path.is_file():
+        raise CheckpointError(
+            f"{path}: no bundled weights of {resolution} px in this folder; import released ones with `lostgan-serve "
+            "import` and name them with --checkpoint, or give --random-weights 0 for an untrained generator"
+        )
+    checkpoint = load_checkpoint(path)
+    config = checkpoint.generator.config
+    if config.resolution != resolution:
+        raise CheckpointError(f"{path}: {config.variant} paints {config.resolution} px; give --res {config.resolution}")
+    return checkpoint
+
+
+def _random(resolution: int, vocabulary: str, seed: int) -> Checkpoint:
+    from lostgan_train.checkpoint import random_checkpoint
+
+    return random_checkpoint(VARIANTS[resolution], Vocabulary.built_in(vocabulary), seed)
+
+
+def _slots(vocabulary: Vocabulary, max_objects: int | None) -> int:
+    """Slots for so many objects, and one for the background object where layouts have it. Raises LostganError."""
+    slots = vocabulary.slots if max_objects is None else max_objects + vocabulary.background
+    if slots > MAX_SLOTS:
+        raise LostganError(
+            f"--max-objects {max_objects}: {vocabulary.name} needs a slot for the background besides, and there are "
+            f"{MAX_SLOTS} at most; give --max-objects {MAX_SLOTS - 1} or less"
+        )
+    return slots
+
+
+@contextmanager
+def _stage(what: str) -> Iterator[None]:
+    """Show what is being done and how many seconds it took."""
+    click.echo(f"{what} ...", nl=False)
+    start = time.perf_counter()
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        click.echo(f" {time.perf_counter() - start:.1f} s" if done else "")
+
+
+def _progress(what: str) -> None:
+    click.echo(what, err=True)
+
+
+def _batches(text: str) -> list[int]:
+    """Batch sizes such as "1,4". Raises click.BadParameter."""
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise click.BadParameter(f"{text!r} is no list of batch sizes such as 1,4", param_hint="--batch")
+    return [int(size) for size in sizes]

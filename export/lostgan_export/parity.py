@@ -1,0 +1,144 @@
+"""Does the exported model paint what the PyTorch generator paints? Asked of every model before it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from lostgan_serve.contract import INPUT_NAMES, NO_OBJECT, OUTPUT_NAMES, Array, Tensors
+from lostgan_serve.errors import ParityError
+from lostgan_serve.layout import Box, Layout, LayoutObject
+from lostgan_serve.manifest import Manifest, Parity
+from lostgan_serve.pipeline import to_tensors
+from lostgan_serve.runners import Runner
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.generator import Generator, resize
+
+IMAGE_TOLERANCE = 1
+"""Levels of 255 at the worst pixel: values near a half are rounded either way."""
+
+MASKS_TOLERANCE = 1
+
+OBJECT_MAP_TOLERANCE = 0.005
+"""Share of pixels: where two masks are equal but for their last digits, either may own the pixel."""
+
+_Drawing = Sequence[tuple[str, Box]]
+
+_DRAWINGS: Sequence[_Drawing] = (
+    (  # a shore
+        ("sky", (0.0, 0.0, 1.0, 0.45)),
+        ("sea", (0.0, 0.42, 1.0, 0.3)),
+        ("sand", (0.0, 0.66, 1.0, 0.34)),
+        ("person", (0.38, 0.4, 0.16, 0.48)),
+        ("boat", (0.66, 0.38, 0.22, 0.14)),
+        ("bird", (0.12, 0.1, 0.07, 0.05)),
+    ),
+    (("tree", (0.2, 0.1, 0.55, 0.85)),),  # one thing alone, and bare canvas around it
+    (  # a street, objects over one another, some at the very edge
+        ("road", (0.0, 0.6, 1.0, 0.4)),
+        ("house", (0.05, 0.15, 0.4, 0.55)),
+        ("house", (0.4, 0.2, 0.35, 0.5)),
+        ("car", (0.1, 0.62, 0.35, 0.22)),
+        ("person", (0.93, 0.5, 0.07, 0.4)),
+    ),
+    # a sheet of small things: as many as the model has room for
+    tuple(
+        (("flower", "rock", "bush", "cloud")[k % 4], (k * 0.61803 % 0.84, k * 0.7549 % 0.84, 0.16, 0.04 + k % 5 * 0.03))
+        for k in range(254)
+    ),
+)
+
+
+def sample_layouts(manifest: Manifest) -> list[Layout]:
+    """A few layouts as a person would draw them, in the model's vocabulary and with no more objects than fit."""
+    return [
+        Layout(
+            tuple(
+                LayoutObject(_known(label, index, manifest.vocabulary), box, f"{label}-{index}")
+                for index, (label, box) in enumerate(drawing[: manifest.capacity])
+            ),
+            seed=seed,
+        )
+        for seed, drawing in enumerate(_DRAWINGS)
+    ]
+
+
+def measure(runner: Runner, generator: Generator) -> Parity:
+    """Compare a runner with the unfused generator on `sample_layouts`: one by itself, the others as one batch.
+
+    The generator paints one layout at a time, to be spared memory. Raises ParityError where its own output is not
+    finite.
+    """
+    layouts = sample_layouts(runner.manifest)
+    differences: dict[str, list[Array]] = {name: [] for name in OUTPUT_NAMES}
+    for batch in (layouts[:1], layouts[1:]):
+        tensors = to_tensors(batch, runner.manifest)
+        outputs = runner.run(tensors, OUTPUT_NAMES)
+        for row in range(len(batch)):
+            expected = _reference(generator, {name: tensors[name][row : row + 1] for name in INPUT_NAMES})
+            for name, array in expected.items():
+                differences[name].append(np.abs(outputs[name][row].astype(np.int16) - array))
+    image, owner, masks = (np.stack(differences[name]) for name in OUTPUT_NAMES)
+    return Parity(
+        layouts=len(layouts),
+        image_max=int(image.max()),
+        image_mean=float(image.mean()),
+        masks_max=int(masks.max()),
+        masks_mean=float(masks.mean()),
+        object_map_differs=float((owner > 0).mean()),
+    )
+
+
+def describe(parity: Parity) -> list[str]:
+    """A line for each output."""
+    return [
+        f"image       differs by {parity.image_max} of 255 at most, {parity.image_mean:.2g} on average",
+        f"object_map  differs at {parity.object_map_differs:.2%} of the pixels",
+        f"masks       differ by {parity.masks_max} of 255 at most, {parity.masks_mean:.2g} on average",
+    ]
+
+
+def check(parity: Parity) -> None:
+    """Raise ParityError where a difference is larger than rounding explains."""
+    excesses = [
+        f"{name} by {value:g} (tolerance {tolerance:g})"
+        for name, value, tolerance in (
+            ("image", parity.image_max, IMAGE_TOLERANCE),
+            ("masks", parity.masks_max, MASKS_TOLERANCE),
+            ("object_map", parity.object_map_differs, OBJECT_MAP_TOLERANCE),
+        )
+        if value > tolerance
+    ]
+    if excesses:
+        raise ParityError(
+            f"the exported model differs from the PyTorch generator: {', '.join(excesses)}; nothing was published; "
+            "please report this, with the checkpoint's variant and the versions of torch and onnxruntime"
+        )
+
+
+def _known(label: str, index: int, vocabulary: Vocabulary) -> str:
+    """The label, or one that the vocabulary has in its place."""
+    labels = list(vocabulary)
+    return label if label in labels else labels[(7 * index + len(label)) % len(labels)]
+
+
+def _reference(generator: Generator, tensors: Tensors) -> dict[str, Array]:
+    """What the contract's outputs should be for one layout, without the batch dimension, as int16."""
+    with torch.no_grad():
+        output = generator(*(torch.from_numpy(tensors[name]) for name in INPUT_NAMES))
+        masks = (resize(output.mask_final, generator.config.resolution)[0]).numpy()
+        image = output.image[0].permute(1, 2, 0).numpy()
+    if not (np.isfinite(image).all() and np.isfinite(masks).all()):
+        raise ParityError(
+            "the PyTorch generator itself paints values that are not finite, so there is nothing to compare with; "
+            "its checkpoint is broken: take an earlier one, or fetch it again"
+        )
+    levels = np.rint(masks * 255)
+    owner = np.where(levels.max(0) > 0, masks.argmax(0), NO_OBJECT)
+    return {
+        "image": np.rint((image + 1) * 127.5).astype(np.int16),
+        "object_map": owner.astype(np.int16),
+        "masks": levels.astype(np.int16),
+    }

@@ -1,0 +1,80 @@
+"""The model that Triton's Python backend runs: ONNX Runtime inside the server, for a server without that backend.
+
+Triton calls `execute` with all requests of a batch at once; it has checked names, dtypes and shapes against the
+configuration, and it drops the outputs that a client did not ask for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, PAD_BOX, Array
+from lostgan_serve.runners.onnxrt import OnnxRunner
+
+
+class TritonPythonModel:
+    """See https://github.com/triton-inference-server/python_backend for the methods and when they are called."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """args: Triton's; `model_repository` is this model's folder."""
+        import triton_python_backend_utils as pb_utils  # exists in the backend's process only
+
+        self._pb = pb_utils
+        self._runner = OnnxRunner(Path(args["model_repository"]) / args["model_version"] / "model.onnx")
+        self._labels = len(self._runner.manifest.vocabulary)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Draw all valid requests as one batch. A request that is not valid gets an error of its own."""
+        responses: list[Any] = [None] * len(requests)
+        inputs: dict[int, dict[str, Array]] = {}
+        for i, request in enumerate(requests):
+            tensors = {name: self._input(request, name) for name in INPUT_NAMES}
+            if reason := _fault(tensors, self._labels):
+                error = self._pb.TritonError(reason, self._pb.TritonError.INVALID_ARG)
+                responses[i] = self._pb.InferenceResponse(error=error)
+            else:
+                inputs[i] = tensors
+        if not inputs:
+            return responses
+
+        wanted = {i: requests[i].requested_output_names() for i in inputs}
+        union = [name for name in OUTPUT_NAMES if any(name in names for names in wanted.values())]
+        arrays = self._runner.run(_concatenate(list(inputs.values())), union)
+        start = 0
+        for i, tensors in inputs.items():
+            rows = slice(start, start + len(tensors["labels"]))
+            start = rows.stop
+            # rows of a contiguous array are contiguous: no copy until Triton's own
+            outputs = [self._pb.Tensor(name, arrays[name][rows]) for name in wanted[i]]
+            responses[i] = self._pb.InferenceResponse(output_tensors=outputs)
+        return responses
+
+    def finalize(self) -> None:
+        """Called once, when the model is unloaded."""
+        self._runner.close()
+
+    def _input(self, request: Any, name: str) -> Array:
+        array: Array = self._pb.get_input_tensor_by_name(request, name).as_numpy()
+        return array
+
+
+def _concatenate(requests: list[dict[str, Array]]) -> dict[str, Array]:
+    if len(requests) == 1:
+        return requests[0]
+    return {name: np.concatenate([tensors[name] for tensors in requests]) for name in INPUT_NAMES}
+
+
+def _fault(tensors: dict[str, Array], labels: int) -> str | None:
+    """Why a request cannot be drawn, or None. labels: how many ids the model knows."""
+    ids, boxes = tensors["labels"], tensors["boxes"]
+    if ids.min() < 0 or ids.max() >= labels:
+        return f"labels: ids must be 0 to {labels - 1}, not {ids.min()} to {ids.max()}"
+    for name in ("boxes", "z_obj", "z_img"):
+        if not np.isfinite(tensors[name]).all():
+            return f"{name}: holds a value that is not finite"
+    if boxes[..., 2:].min() <= 0:
+        return f"boxes: width and height must be above 0, also in empty slots (their box is {PAD_BOX})"
+    return None

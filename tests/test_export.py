@@ -1,0 +1,263 @@
+"""Export to ONNX: what the file holds, that it paints what PyTorch paints, and that a failure leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from lostgan_export import bench, cli, parity
+from lostgan_export.fused import fuse
+from lostgan_export.onnx_export import export_onnx, set_manifest
+from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, input_specs, output_specs
+from lostgan_serve.errors import CheckpointError, LostganError, ParityError
+from lostgan_serve.manifest import MANIFEST_FILE, METADATA_KEY, Manifest, Parity
+from lostgan_serve.pipeline import to_tensors
+from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
+from lostgan_train.checkpoint import Checkpoint, random_checkpoint, save_checkpoint
+
+SLOTS = 4
+
+
+def tiny(variant: str = "v2-128", vocabulary: str = "scenes", slots: int = SLOTS) -> tuple[Checkpoint, Manifest]:
+    checkpoint = random_checkpoint(variant, Vocabulary.built_in(vocabulary), seed=0, ch=2)
+    manifest = Manifest(
+        variant=variant,
+        resolution=checkpoint.generator.config.resolution,
+        slots=slots,
+        max_batch=8,
+        vocabulary=checkpoint.vocabulary,
+        weights="untrained",
+    )
+    return checkpoint, manifest
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A v2-128 generator with the scenes vocabulary: every kind of layer there is."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    checkpoint, manifest = tiny()
+    export_onnx(fuse(checkpoint.generator), manifest, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(path, random_checkpoint("v1-64", Vocabulary.built_in("scenes"), seed=0, ch=2))
+    return path
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.export, [str(argument) for argument in arguments])
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_onnx_equals_torch_at_any_batch(exported: Path, batch: int) -> None:
+    checkpoint, manifest = tiny()
+    layouts = (parity.sample_layouts(manifest) * 2)[:batch]
+    tensors = to_tensors(layouts, manifest)
+    with torch.no_grad():
+        expected = fuse(checkpoint.generator)(*(torch.from_numpy(tensors[name]) for name in INPUT_NAMES))
+    outputs = OnnxRunner(exported).run(tensors, OUTPUT_NAMES)
+    for name, theirs in zip(OUTPUT_NAMES, expected, strict=True):
+        difference = np.abs(outputs[name].astype(np.int16) - theirs.numpy())
+        assert (difference > 0).mean() < 0.002, name
+        assert name == "object_map" or difference.max() <= 1, name
+
+
+def test_graph(exported: Path) -> None:
+    """The contract's tensors, a dynamic batch and nothing else dynamic, no op that runtimes find hard."""
+    model = onnx.load(exported)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(opset.domain, opset.version) for opset in model.opset_import if opset.domain == ""] == [("", 18)]
+    specs = (*input_specs(SLOTS), *output_specs(SLOTS, 128))
+    for value, spec in zip((*model.graph.input, *model.graph.output), specs, strict=True):
+        batch, *dims = value.type.tensor_type.shape.dim
+        assert value.name == spec.name
+        assert onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) == spec.dtype
+        assert batch.dim_param
+        assert tuple(dim.dim_value for dim in dims) == spec.dims
+    ops = {node.op_type for node in model.graph.node}
+    assert ops.isdisjoint({"GridSample", "GatherND", "GatherElements", "ScatterND", "NonZero", "Loop", "If"})
+    assert sum(node.op_type == "Shape" for node in model.graph.node) <= 1  # of the batch, for the constant slot
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+
+def test_file_tells_nothing_of_the_machine(exported: Path) -> None:
+    assert str(Path(__file__).parent.parent).encode() not in exported.read_bytes()
+
+
+def test_manifest_in_the_file(exported: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(exported.read_bytes())
+    _, manifest = tiny()
+    assert OnnxRunner(copy).manifest == manifest
+    changed = manifest.model_copy(update={"max_batch": 3})
+    set_manifest(copy, changed)
+    assert OnnxRunner(copy).manifest == changed
+    assert len(onnx.load(copy).metadata_props) == 1
+
+
+def test_export_is_quiet(tmp_path: Path, checkpoint_file: Path) -> None:
+    """Nothing but what the command itself says, whatever torch's exporter would like to add."""
+    code = "import sys; from lostgan_export.cli import export; export(sys.argv[1:])"
+    options = ["--res", "64", "--checkpoint", str(checkpoint_file), "--repository", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert "torchvision" not in done.stderr
+    assert "untrained" in done.stdout
+
+
+@pytest.mark.parametrize("vocabulary", BUILT_IN_NAMES)
+@pytest.mark.parametrize("slots", [1, 2, 12, 254])
+def test_sample_layouts_fit(vocabulary: str, slots: int) -> None:
+    _, manifest = tiny("v1-64", vocabulary, slots)
+    layouts = parity.sample_layouts(manifest)
+    tensors = to_tensors(layouts, manifest)
+    assert (tensors["boxes"][:, :, 2] > 0).all()
+    assert max(len(layout.objects) for layout in layouts) == manifest.capacity
+
+
+def test_parity_of_a_faithful_model(exported: Path) -> None:
+    checkpoint, _ = tiny()
+    measured = parity.measure(OnnxRunner(exported), checkpoint.generator)
+    assert measured.layouts == len(parity.sample_layouts(tiny()[1]))
+    assert measured.image_max <= 1
+    assert measured.image_mean < 0.001
+    parity.check(measured)
+
+
+def test_parity_of_another_model(exported: Path) -> None:
+    checkpoint, _ = tiny()
+    bias = checkpoint.generator.to_rgb.bias
+    assert bias is not None
+    bias.data += 0.02
+    measured = parity.measure(OnnxRunner(exported), checkpoint.generator)
+    with pytest.raises(ParityError, match=r"image by \d"):
+        parity.check(measured)
+
+
+@pytest.mark.parametrize("output", ["image_max", "masks_max", "object_map_differs"])
+def test_each_output_is_checked(output: str) -> None:
+    good = Parity(layouts=1, image_max=1, image_mean=0, masks_max=1, masks_mean=0, object_map_differs=0)
+    parity.check(good)
+    with pytest.raises(ParityError):
+        parity.check(good.model_copy(update={output: 2}))
+
+
+def test_reference_that_is_not_finite(exported: Path) -> None:
+    checkpoint, _ = tiny()
+    with torch.no_grad():
+        checkpoint.generator.fc.bias[0] = torch.nan
+    with pytest.raises(ParityError, match="not finite"):
+        parity.measure(OnnxRunner(exported), checkpoint.generator)
+
+
+def test_export_command(tmp_path: Path, checkpoint_file: Path) -> None:
+    arguments = ("--res", 64, "--checkpoint", checkpoint_file, "--repository", tmp_path, "--max-objects", 3)
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.strip().endswith(str(tmp_path / "lostgan_64"))
+    version = tmp_path / "lostgan_64" / "1"
+    runner = OnnxRunner(tmp_path / "lostgan_64")
+    assert runner.manifest == Manifest.from_json((version / MANIFEST_FILE).read_text(), "manifest")
+    assert runner.manifest.slots == 3
+    assert runner.manifest.weights == "untrained"
+    assert runner.manifest.checkpoint_sha256
+    assert runner.manifest.parity
+    assert {"torch", "onnx", "onnxruntime", "lostgan-serve"} <= set(runner.manifest.tools)
+    assert (tmp_path / "lostgan_64" / "config.pbtxt").is_file()
+    assert METADATA_KEY in {item.key for item in onnx.load(version / "model.onnx").metadata_props}
+
+    assert invoke(*arguments, "--replace").exit_code == 0
+    assert not (tmp_path / "lostgan_64" / "2").exists()
+
+
+@pytest.mark.parametrize("error", [ParityError("no"), KeyboardInterrupt()])
+def test_failure_leaves_nothing(
+    tmp_path: Path, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(parity, "check", fail)
+    repository = tmp_path / "repository"
+    result = invoke("--res", 64, "--checkpoint", checkpoint_file, "--repository", repository)
+    assert result.exit_code != 0
+    assert files_in(repository) == []
+
+
+def test_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke("--res", 512)
+    assert isinstance(result.exception, CheckpointError)
+    message = str(result.exception)
+    assert "lostgan-serve import" in message
+    assert "--random-weights 0" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoint_of_another_resolution(tmp_path: Path, checkpoint_file: Path) -> None:
+    result = invoke("--res", 256, "--checkpoint", checkpoint_file, "--repository", tmp_path)
+    assert isinstance(result.exception, CheckpointError)
+    assert "--res 64" in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--vocabulary", "scenes"),
+        ("--random-weights", 0, "--checkpoint", "some.safetensors"),
+        ("--random-weights", -1),
+        ("--max-objects", 0),
+        ("--max-objects", 255),
+        ("--max-batch", 0),
+    ],
+)
+def test_options_that_do_not_go(tmp_path: Path, arguments: tuple[object, ...]) -> None:
+    assert invoke("--res", 64, "--repository", tmp_path, *arguments).exit_code == 2
+
+
+def test_slots() -> None:
+    with_background, without = Vocabulary.built_in("visual-genome"), Vocabulary.built_in("coco-stuff")
+    assert cli._slots(with_background, None) == 31
+    assert cli._slots(with_background, 5) == 6
+    assert cli._slots(without, 5) == 5
+    with pytest.raises(LostganError, match="--max-objects 253"):
+        cli._slots(with_background, 254)
+
+
+def test_bench_command(tmp_path: Path, checkpoint_file: Path) -> None:
+    """Without a server: every candidate at every batch, in a table and in a file."""
+    report = tmp_path / "bench.json"
+    arguments = ["--res", "64", "--checkpoint", checkpoint_file, "--batch", "1,2", "--rounds", "1", "--json", report]
+    result = CliRunner().invoke(cli.bench, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    content = json.loads(report.read_text())
+    assert content["machine"]["cores"] >= 1
+    measured = {(row["candidate"], row["batch"]) for row in content["in_process"]}
+    assert measured == {(name, n) for name in (bench.PLAIN_TORCH, bench.PLAIN_ONNX, bench.OURS) for n in (1, 2)}
+    assert all(row["seconds_per_image"] > 0 for row in content["in_process"])
+    assert bench.OURS in result.output
+
+
+def test_import_is_light() -> None:
+    code = "import sys, lostgan_export.cli; sys.exit(bool({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

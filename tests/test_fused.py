@@ -1,0 +1,162 @@
+"""The graph for inference, and the formulation of the paper, against the generator itself."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from conftest import Arrays
+from lostgan_export.baseline import PlainGenerator, fold_spectral_norms
+from lostgan_export.fused import FusedGenerator, fuse
+from lostgan_serve.contract import BACKGROUND_BOX, INPUT_NAMES, MAX_SLOTS, NO_OBJECT, PAD_BOX, Array, empty_batch
+from lostgan_train.generator import WIDTHS, Generator, GeneratorConfig, initialize, resize
+from lostgan_train.official import convert_official
+from official_state import official_state
+
+LABELS = 9
+
+
+@cache
+def generator(variant: str) -> Generator:
+    """A small generator in which every folded constant matters: batch norms, biases and alphas are all drawn."""
+    net = Generator(GeneratorConfig(variant, LABELS, ch=2, mask_classes=LABELS + 3))
+    initialize(net, seed=1)
+    rng = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.normal_(0, 0.5, generator=rng)
+                module.running_var.uniform_(0.3, 3, generator=rng)
+                if module.affine:
+                    module.weight.uniform_(0.5, 1.5, generator=rng)
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, Tensor):
+                bias.normal_(0, 0.3, generator=rng)
+        for alpha in net.alphas:
+            alpha.normal_(0, 2, generator=rng)
+    return net.eval()
+
+
+@cache
+def fused(variant: str) -> FusedGenerator:
+    return fuse(generator(variant))
+
+
+def inputs(seed: int, batch: int, slots: int, objects: int) -> dict[str, Tensor]:
+    """Random layouts with `objects` objects in their first slots."""
+    rng = np.random.default_rng(seed)
+    tensors = empty_batch(batch, slots)
+    used = slice(0, objects)
+    tensors["labels"][:, used] = rng.integers(0, LABELS, (batch, objects))
+    size = rng.uniform(0.02, 1, (batch, objects, 2))
+    tensors["boxes"][:, used] = np.concatenate([rng.uniform(0, 1, size.shape) * (1 - size), size], -1)
+    tensors["z_obj"][:, used] = rng.standard_normal((batch, objects, 128))
+    tensors["z_img"][:] = rng.standard_normal((batch, 128))
+    return {name: torch.from_numpy(array) for name, array in tensors.items()}
+
+
+def run(net: nn.Module, tensors: dict[str, Tensor]) -> Any:
+    with torch.no_grad():
+        return net(*(tensors[name] for name in INPUT_NAMES))
+
+
+def levels(image: Tensor) -> Array:
+    rounded: Array = np.rint((image.numpy().transpose(0, 2, 3, 1) + 1) * 127.5).astype(np.int16)
+    return rounded
+
+
+def assert_equal_but_for_rounding(net: Generator, tensors: dict[str, Tensor]) -> None:
+    """Few values may fall on the other side of a half, none further."""
+    expected = run(net, tensors)
+    image, owner, masks = (output.numpy().astype(np.int16) for output in run(fused(net.config.variant), tensors))
+    soft = resize(expected.mask_final, net.config.resolution).numpy() * 255
+    assert image.std() > 10  # or there would be nothing to compare
+    for ours, theirs in ((image, levels(expected.image)), (masks, np.rint(soft))):
+        difference = np.abs(ours - theirs)
+        assert difference.max() <= 1
+        assert difference.mean() < 0.002
+    none = owner == NO_OBJECT
+    assert soft.max(1)[none].max(initial=0) < 0.501
+    owned = np.take_along_axis(soft, np.where(none, 0, owner)[:, None], 1)[:, 0]
+    assert (owned >= soft.max(1) - 0.01)[~none].all()
+
+
+@pytest.mark.parametrize("variant", WIDTHS)
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_fused_equals_unfused(variant: str, data: st.DataObject) -> None:
+    slots = data.draw(st.integers(1, 9))
+    objects = data.draw(st.integers(1, slots))
+    tensors = inputs(data.draw(st.integers(0, 2**32)), data.draw(st.integers(1, 3)), slots, objects)
+    assert_equal_but_for_rounding(generator(variant), tensors)
+
+
+@pytest.mark.parametrize(("slots", "objects"), [(1, 1), (8, 1), (31, 31), (MAX_SLOTS, MAX_SLOTS)])
+def test_any_number_of_slots(slots: int, objects: int) -> None:
+    assert_equal_but_for_rounding(generator("v2-128"), inputs(5, 1, slots, objects))
+
+
+def test_object_of_label_0_over_the_canvas() -> None:
+    """Visual Genome's background: the box makes a slot empty, not the label."""
+    tensors = inputs(6, 1, 4, 3)
+    tensors["labels"][:, 2], tensors["boxes"][:, 2] = 0, torch.tensor(BACKGROUND_BOX)
+    assert_equal_but_for_rounding(generator("v2-128"), tensors)
+
+
+@pytest.mark.parametrize("variant", ["v1-64", "v2-128"])
+def test_empty_slots_do_not_matter(variant: str) -> None:
+    few = inputs(7, 2, 3, 3)
+    many = {name: torch.from_numpy(array) for name, array in empty_batch(2, 12).items()}
+    for name in ("labels", "boxes", "z_obj"):
+        many[name][:, :3] = few[name]
+    many["z_img"] = few["z_img"]
+    assert tuple(many["boxes"][0, 3].tolist()) == pytest.approx(PAD_BOX)
+    for a, b in zip(run(fused(variant), few), run(fused(variant), many), strict=True):
+        a, b = a.short(), b.short()
+        assert (a - (b[:, :3] if b.dim() == 4 and b.shape[1] == 12 else b)).abs().max() <= 1
+
+
+def test_fusing_leaves_the_generator_as_it_is() -> None:
+    net = generator("v1-64")
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    fuse(net)
+    fold_spectral_norms(PlainGenerator(net))
+    after = net.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    run(net, inputs(0, 1, 2, 2))
+
+
+@pytest.mark.parametrize("variant", WIDTHS)
+@pytest.mark.parametrize("folded", [False, True])
+def test_formulation_of_the_paper_equals_the_generator(variant: str, folded: bool) -> None:
+    plain = PlainGenerator(generator(variant))
+    if folded:
+        fold_spectral_norms(plain)
+    tensors = inputs(8, 2, 5, 3)
+    expected = run(generator(variant), tensors)
+    image, masks = run(plain, tensors)
+    torch.testing.assert_close(image, expected.image, rtol=0, atol=1e-4)
+    torch.testing.assert_close(masks, expected.mask_final, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("variant", "name"), [("v1-64", "generator_v1_64"), ("v2-128", "generator_v2_128")])
+def test_formulations_equal_the_original(variant: str, name: str, official_shapes: Any, golden: Any) -> None:
+    arrays: Arrays = golden(name)
+    state = {key: torch.from_numpy(np.asarray(value)) for key, value in official_state(official_shapes[name]).items()}
+    net = convert_official(state, GeneratorConfig(variant, 184))
+    tensors = {key: torch.from_numpy(arrays["boxes_xywh" if key == "boxes" else key]) for key in INPUT_NAMES}
+    image, masks = run(PlainGenerator(net), tensors)
+    np.testing.assert_allclose(image, arrays["image"], rtol=0, atol=2e-4)
+    np.testing.assert_allclose(masks, arrays["mask_final"].astype(np.float32), rtol=0, atol=1e-3)  # stored as fp16
+    ours = run(fuse(net), tensors)[0].numpy().astype(np.int16)
+    assert np.abs(ours - levels(torch.from_numpy(arrays["image"]))).max() <= 1

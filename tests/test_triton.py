@@ -1,0 +1,446 @@
+"""A real Triton server: what it answers, how it is started, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient import grpc as triton_grpc
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import InferenceServerException
+
+from lostgan_serve.contract import OUTPUT_NAMES, empty_batch
+from lostgan_serve.errors import ModelError, ServerError
+from lostgan_serve.runners import triton as triton_runner
+from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.runners.triton import TritonRunner
+from lostgan_serve.triton.repository import new_version, write_configurations
+from lostgan_serve.triton.server import ADMIN_HEADER, Endpoints, running_server
+
+MODEL = "lostgan_128"
+BOUNDED = "bounded_queue"
+FOREIGN = "foreign"
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def publish(repository: Path, name: str, model: Path, change: Callable[[pb.ModelConfig], object] | None = None) -> None:
+    """Put a model into a repository, its embedded configuration changed as asked."""
+    runner = OnnxRunner(model)
+    with new_version(repository, name) as folder:
+        shutil.copy(model, folder / "model.onnx")
+    write_configurations(repository, name, runner.manifest)
+    runner.close()
+    if change:
+        path = repository / name / "configs" / "embedded.pbtxt"
+        config = text_format.Parse(path.read_text(), pb.ModelConfig())
+        change(config)
+        path.write_text(text_format.MessageToString(config))
+
+
+def bound_queue(config: pb.ModelConfig) -> None:
+    config.dynamic_batching.default_queue_policy.max_queue_size = 1
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """The tiny model; the same with a queue of one; the same without parameters; one that is not exported."""
+    folder = tmp_path_factory.mktemp("triton_repo")
+    publish(folder, MODEL, tiny_model)
+    publish(folder, BOUNDED, tiny_model, bound_queue)
+    publish(folder, FOREIGN, tiny_model, lambda config: config.parameters.clear())
+    write_configurations(folder, "lostgan_512", OnnxRunner(tiny_model).manifest)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_repository(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("triton_repo")
+    publish(folder, MODEL, tiny_model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[Endpoints]:
+    with running_server(repository) as endpoints:
+        yield endpoints
+
+
+@pytest.fixture(scope="module")
+def local(tiny_model: Path) -> OnnxRunner:
+    return OnnxRunner(tiny_model)
+
+
+@pytest.fixture
+def remote(server: Endpoints) -> TritonRunner:
+    return TritonRunner(server.grpc, MODEL)
+
+
+def layouts(batch: int, slots: int, seed: int = 0) -> Arrays:
+    """Random layouts; the last slot is empty."""
+    random = np.random.default_rng(seed)
+    tensors = empty_batch(batch, slots)
+    full = slots - 1
+    tensors["labels"][:, :full] = random.integers(1, 20, (batch, full))
+    tensors["boxes"][:, :full, :2] = random.uniform(0, 0.5, (batch, full, 2))
+    tensors["boxes"][:, :full, 2:] = random.uniform(0.1, 0.5, (batch, full, 2))
+    tensors["z_obj"][:, :full] = random.standard_normal(tensors["z_obj"][:, :full].shape)
+    tensors["z_img"][:] = random.standard_normal(tensors["z_img"].shape)
+    return tensors
+
+
+def batch_counts(server: Endpoints, model: str = MODEL) -> dict[int, int]:
+    """How many batches of each size a model has drawn."""
+    statistics = triton_grpc.InferenceServerClient(server.grpc).get_inference_statistics(model)
+    return {batch.batch_size: batch.compute_infer.count for batch in statistics.model_stats[0].batch_stats}
+
+
+def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The results of calls made at the same time, or their errors."""
+    barrier = threading.Barrier(len(calls))
+
+    def attempt(call: Callable[[], Any]) -> Any:
+        barrier.wait()
+        try:
+            return call()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(attempt, calls))
+
+
+def assert_close(found: Arrays, expected: Arrays) -> None:
+    """Equal but for rounding: other layouts in the batch may change the order of additions."""
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        if name == "object_map":
+            assert (array != expected[name]).mean() < 0.01
+        else:
+            assert np.abs(array.astype(int) - expected[name]).max() <= 1
+
+
+# Answers
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_answers_are_those_of_the_model_itself(server: Endpoints, local: OnnxRunner, protocol: str) -> None:
+    runner = TritonRunner(f"{protocol}://{getattr(server, protocol)}", MODEL)
+    assert runner.manifest.serving_parameters() == local.manifest.serving_parameters()
+    tensors = layouts(3, local.manifest.slots)
+    found, expected = runner.run(tensors, OUTPUT_NAMES), local.run(tensors, OUTPUT_NAMES)
+    for name in OUTPUT_NAMES:
+        assert found[name].dtype == expected[name].dtype
+        np.testing.assert_array_equal(found[name], expected[name])
+    runner.close()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_only_the_wanted_outputs_are_sent(
+    server: Endpoints, local: OnnxRunner, protocol: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = TritonRunner(getattr(server, protocol), MODEL, protocol)
+    answers: list[Any] = []
+    infer = runner._client.infer
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        answers.append(infer(*arguments, **options))
+        return answers[-1]
+
+    monkeypatch.setattr(runner._client, "infer", recorded)
+    found = runner.run(layouts(1, local.manifest.slots), ["object_map"])
+    response = answers[0].get_response(as_json=True) if protocol == "grpc" else answers[0].get_response()
+    assert [output["name"] for output in response["outputs"]] == ["object_map"] == list(found)
+
+
+def test_requests_for_different_outputs_share_a_batch(remote: TritonRunner, local: OnnxRunner) -> None:
+    slots = local.manifest.slots
+    wishes: list[tuple[str, ...]] = [("image",), ("masks",), ("object_map", "image"), OUTPUT_NAMES]
+    results = together([partial(remote.run, layouts(1, slots, i), wish) for i, wish in enumerate(wishes)])
+    for i, wish in enumerate(wishes):
+        assert_close(results[i], local.run(layouts(1, slots, i), wish))
+
+
+def test_concurrent_requests_are_drawn_in_batches(server: Endpoints, remote: TritonRunner, local: OnnxRunner) -> None:
+    slots = local.manifest.slots
+    before = batch_counts(server)
+    results = together([partial(remote.run, layouts(1, slots, i), ["image"]) for i in range(16)])
+    for i, found in enumerate(results):
+        assert_close(found, local.run(layouts(1, slots, i), ["image"]))
+    new = {size: count - before.get(size, 0) for size, count in batch_counts(server).items()}
+    assert max(size for size, count in new.items() if count) > 1
+    assert sum(size * count for size, count in new.items()) == 16
+
+
+def broken_layouts(slots: int) -> dict[str, Arrays]:
+    """Layouts that cannot be drawn, under the name of the input that is wrong."""
+    unknown_label, negative_label, flat_box, nan_code, infinite_code = (layouts(1, slots) for _ in range(5))
+    unknown_label["labels"][0, 0] = 1000
+    negative_label["labels"][0, 0] = -1
+    flat_box["boxes"][0, 0, 2] = 0
+    nan_code["z_obj"][0, 0, 0] = np.nan
+    infinite_code["z_img"][0, 0] = np.inf
+    short = {name: array[:, :2] if name != "z_img" else array for name, array in layouts(1, slots).items()}
+    return {
+        "labels: ids": unknown_label,
+        "labels": negative_label,
+        "boxes": flat_box,
+        "z_obj": nan_code,
+        "z_img": infinite_code,
+        "unexpected shape": short,
+        "batch-size": layouts(9, slots),
+    }
+
+
+def test_a_bad_request_does_not_disturb_its_batch_mates(remote: TritonRunner, local: OnnxRunner) -> None:
+    slots = local.manifest.slots
+    broken = broken_layouts(slots)
+    tensors = [layouts(1, slots, i) for i in range(5)] + list(broken.values())
+    keep_busy = layouts(8, slots)  # the others gather in the queue meanwhile
+    _, *results = together([partial(remote.run, t, ["image"]) for t in [keep_busy, *tensors]])
+    for i in range(5):
+        assert_close(results[i], local.run(tensors[i], ["image"]))
+    for fault, error in zip(broken, results[5:], strict=True):
+        assert isinstance(error, ModelError), error
+        assert fault in str(error)
+        assert "\n" not in str(error)
+
+
+# Errors
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_no_server(protocol: Any) -> None:
+    with pytest.raises(ServerError, match=r"127.0.0.1:9: no server is ready.*lostgan-serve serve"):
+        TritonRunner("127.0.0.1:9", MODEL, protocol)
+
+
+@pytest.mark.parametrize(("protocol", "of"), [("grpc", "http"), ("http", "grpc"), ("http", "metrics")])
+def test_port_of_another_protocol(server: Endpoints, protocol: Any, of: str) -> None:
+    with pytest.raises(ServerError, match=rf"is not Triton's {protocol}, by default at port 800"):
+        TritonRunner(getattr(server, of), MODEL, protocol, timeout_s=10)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_server_that_does_not_answer(protocol: Any) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(ServerError, match=r"no answer within 0\.5 s"),
+    ):
+        TritonRunner(f"127.0.0.1:{silent.getsockname()[1]}", MODEL, protocol, timeout_s=0.5)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_unknown_model(server: Endpoints, protocol: Any) -> None:
+    with pytest.raises(ModelError, match=f"no model 'lostgan_512' is ready there; it has: .*{MODEL}"):
+        TritonRunner(getattr(server, protocol), "lostgan_512", protocol)
+
+
+def test_several_models(server: Endpoints) -> None:
+    with pytest.raises(ModelError, match=f"choose one of: {BOUNDED}, {FOREIGN}, {MODEL}"):
+        TritonRunner(server.grpc)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_model_of_someone_else(server: Endpoints, protocol: Any) -> None:
+    with pytest.raises(ModelError, match=f"'{FOREIGN}' .*not a lostgan-serve model"):
+        TritonRunner(getattr(server, protocol), FOREIGN, protocol)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_full_queue(server: Endpoints, protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = TritonRunner(getattr(server, protocol), BOUNDED, protocol)
+    calls = [partial(runner.run, layouts(8, runner.manifest.slots), ["image"])] * 6
+    assert all(isinstance(result, dict) for result in together(calls))  # refused and sent again
+    monkeypatch.setattr(triton_runner, "_RETRY_WAITS_S", ())
+    errors = [result for result in together(calls) if not isinstance(result, dict)]
+    assert errors
+    assert all(isinstance(error, ServerError) and "queue is full" in str(error) for error in errors)
+
+
+def test_admin_apis_are_locked(server: Endpoints) -> None:
+    for method, path in (
+        ("POST", "repository/index"),
+        ("POST", f"repository/models/{MODEL}/unload"),
+        ("GET", "systemsharedmemory/status"),
+        ("GET", "trace/setting"),
+        ("GET", "logging"),
+    ):
+        request = urllib.request.Request(f"http://{server.http}/v2/{path}", method=method)
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request)
+    request.add_header(ADMIN_HEADER, server.admin_key)
+    assert urllib.request.urlopen(request).status == 200
+
+    client = triton_grpc.InferenceServerClient(server.grpc)
+    calls = [
+        client.get_model_repository_index,
+        client.get_system_shared_memory_status,
+        client.get_trace_settings,
+        client.get_log_settings,
+    ]
+    for call in calls:
+        with pytest.raises(InferenceServerException, match="restricted"):
+            call()
+        call(headers={f"triton-grpc-protocol-{ADMIN_HEADER}": server.admin_key})
+
+
+# Starting and stopping
+
+
+def serving(repository: Path) -> subprocess.Popen[str]:
+    """A process that runs `serve` on free ports; it has printed its endpoints."""
+    code = f"import sys; from pathlib import Path; from lostgan_serve.triton.server import serve; \
+             sys.exit(serve(Path({str(repository)!r}), 0, 0, 0))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout
+    assert any(line.startswith("Ctrl-C") for line in process.stdout)
+    return process
+
+
+def children(pid: int) -> list[int]:
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (thread / "children").read_text().split()]
+    return sorted(set(found))
+
+
+def family(process: subprocess.Popen[str]) -> tuple[int, list[int]]:
+    """The pids of a serving process's tritonserver and of its stubs."""
+    (tritonserver,) = children(process.pid)
+    stubs = children(tritonserver)
+    assert stubs
+    return tritonserver, stubs
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def shared_memory(process: subprocess.Popen[str]) -> list[Path]:
+    return list(Path("/dev/shm").glob(f"lostgan-serve-{process.pid}-*"))
+
+
+@contextmanager
+def leaves_nothing(process: subprocess.Popen[str]) -> Iterator[int]:
+    """Yields the pid of tritonserver; whatever the block does to it, nothing may be left of it 20 s later."""
+    tritonserver, stubs = family(process)
+    assert shared_memory(process)
+    try:
+        yield tritonserver
+        end = time.monotonic() + 20
+        while any(alive(pid) for pid in (process.pid, tritonserver, *stubs)) or shared_memory(process):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_by_signal(small_repository: Path, number: signal.Signals) -> None:
+    process = serving(small_repository)
+    with leaves_nothing(process):
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "Traceback" not in errors
+
+
+def test_server_is_killed(small_repository: Path) -> None:
+    process = serving(small_repository)
+    with leaves_nothing(process) as tritonserver:
+        os.kill(tritonserver, signal.SIGKILL)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 128 + signal.SIGKILL
+        assert "tritonserver was ended by SIGKILL" in errors
+
+
+def test_parent_is_killed(small_repository: Path) -> None:
+    process = serving(small_repository)
+    with leaves_nothing(process):
+        process.kill()
+
+
+def test_versions_stay_as_they_were_exported(small_repository: Path, server: Endpoints) -> None:
+    assert sorted(path.name for path in (small_repository / MODEL / "1").iterdir()) == ["model.onnx", "model.py"]
+
+
+@pytest.mark.parametrize("option", ["http_port", "grpc_port", "metrics_port"])
+def test_port_is_taken(small_repository: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        message = rf"port {port} .*--{option.replace('_', '-')}"
+        with pytest.raises(ServerError, match=message), running_server(small_repository, **{option: port}):
+            pass
+        assert taken.fileno() >= 0
+
+
+def test_broken_model(tmp_path: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    publish(tmp_path, MODEL, tiny_model)
+    model = tmp_path / MODEL / "1" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:10000])
+    before = list(Path("/dev/shm").iterdir())
+    with pytest.raises(ServerError) as caught, running_server(tmp_path):
+        pass
+    assert re.search(rf"failed to load '{MODEL}'.*{re.escape(str(model))}.*export it again", str(caught.value))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""  # the error says it all
+    assert not [path for path in Path("/dev/shm").glob("lostgan-serve-*") if path not in before]
+
+
+def test_tritonserver_on_path_comes_first(
+    small_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "tritonserver"
+    fake.write_text('#!/bin/sh\necho "$@" > "$0.arguments"\necho "error: creating server: no GPU today"\nexit 1\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(ServerError, match="no GPU today"), running_server(small_repository):
+        pass
+    arguments = Path(f"{fake}.arguments").read_text()
+    assert f"--load-model={MODEL}" in arguments
+    assert "--http-address=127.0.0.1" in arguments
+    assert "--model-config-name" not in arguments
+
+
+def test_python_that_does_not_suit_the_server(small_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def starts() -> None:
+        with running_server(small_repository):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.__version__", "2.4.0")
+        with pytest.raises(ServerError, match="pip install 'numpy<2'"):
+            starts()
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.base_prefix", "/nowhere")
+        patch.setattr("sysconfig.get_config_var", lambda _: "/nowhere")
+        with pytest.raises(ServerError, match=r"libpython3.*Debian's package"):
+            starts()
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda _: None)
+        with pytest.raises(Exception, match=r"pip install 'lostgan-serve\[server\]'.*nvcr.io"):
+            starts()
