@@ -23,7 +23,7 @@ def main() -> None:
     click.secho(f"$ lostgan-serve serve --repository {REPOSITORY}", bold=True)
     with running_server(REPOSITORY) as endpoints:
         layouts = sorted(Path("examples").glob("*.json"))
-        command("client", *layouts, "--url", endpoints.grpc, "--out", OUT, "--masks")
+        command("client", *layouts, "--url", endpoints.grpc, "--out", OUT)
     click.echo(f"the server has stopped; look at {OUT / 'contact-sheet.png'} first")
 
 

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lostgan_serve.errors import OutputError
@@ -56,3 +56,5 @@ def new_folder(path: Path) -> Iterator[Path]:
             fresh.rename(path)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # not empty: the usual case
+            path.parent.rmdir()

@@ -127,8 +127,9 @@ def _draw_boxes(picture: Image.Image, layout: Layout) -> None:
     for slot, item in enumerate(layout.objects):
         left, top, right, bottom = _pixels(item.box, picture.width)
         draw.rectangle((left, top, right, bottom), outline=color_of(slot), width=max(2, picture.width // 200))
-        text = draw.textbbox((left + 5, top + 4), item.id, font=font)
-        draw.rectangle((left, top, text[2] + 5, text[3] + 4), fill=color_of(slot))
+        _, _, width, height = draw.textbbox((0, 0), item.id, font=font)
+        left = max(0, min(left, picture.width - round(width) - 10))  # a name near the edge moves inwards
+        draw.rectangle((left, top, left + width + 10, top + height + 8), fill=color_of(slot))
         draw.text((left + 5, top + 4), item.id, fill=_INK, font=font)
 
 

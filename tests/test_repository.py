@@ -10,6 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import triton_to_np_dtype
 
+from conftest import ROOT
 from lostgan_serve.contract import TensorSpec, input_specs, output_specs
 from lostgan_serve.errors import ModelError, OutputError
 from lostgan_serve.manifest import Manifest
@@ -187,3 +188,12 @@ def test_unwritable_repository(tmp_path: Path) -> None:
 
 def test_model_name() -> None:
     assert model_name(512) == "lostgan_512"
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "triton_repo").iterdir()), ids=lambda folder: folder.name)
+def test_committed_configurations_are_what_export_writes(folder: Path, tmp_path: Path) -> None:
+    config = parsed(folder / "config.pbtxt")
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    write_configurations(tmp_path, folder.name, Manifest.from_serving_parameters(parameters, str(folder)))
+    committed = {name: data for name, data in contents(folder).items() if not name[0].isdigit()}
+    assert committed == contents(tmp_path / folder.name)

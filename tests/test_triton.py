@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from tritonclient import grpc as triton_grpc
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
+from conftest import EXAMPLES, Cli, fails_in_one_line
 from lostgan_serve.contract import OUTPUT_NAMES, empty_batch
 from lostgan_serve.errors import ModelError, ServerError
 from lostgan_serve.runners import triton as triton_runner
@@ -254,7 +256,7 @@ def test_unknown_model(server: Endpoints, protocol: Any) -> None:
 
 
 def test_several_models(server: Endpoints) -> None:
-    with pytest.raises(ModelError, match=f"choose one of: {BOUNDED}, {FOREIGN}, {MODEL}"):
+    with pytest.raises(ModelError, match=f"name one with --model: {BOUNDED}, {FOREIGN}, {MODEL}"):
         TritonRunner(server.grpc)
 
 
@@ -444,3 +446,40 @@ def test_python_that_does_not_suit_the_server(small_repository: Path, monkeypatc
         patch.setattr("importlib.util.find_spec", lambda _: None)
         with pytest.raises(Exception, match=r"pip install 'lostgan-serve\[server\]'.*nvcr.io"):
             starts()
+
+
+def test_client_paints_what_generate_paints(cli: Cli, server: Endpoints, tiny_model: Path, tmp_path: Path) -> None:
+    """Every file byte for byte, over gRPC and HTTP: no batch differs from the in-process one."""
+    cli("generate", *EXAMPLES, "--masks", "--model", tiny_model, "--out", tmp_path / "here", check=True)
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    for url in (server.grpc, f"http://{server.http}"):
+        out = tmp_path / url.partition(":")[0]
+        done = cli("client", *EXAMPLES, "--masks", "--url", url, "--model", MODEL, "--out", out, check=True)
+        assert "untrained" in done.stderr
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
+
+
+def test_client_says_what_is_wrong_in_one_line(cli: Cli, server: Endpoints, tmp_path: Path) -> None:
+    for arguments, words in (
+        (("--url", server.grpc), ["--model", MODEL]),
+        (("--url", server.grpc, "--model", "lostgan_1024"), ["no model 'lostgan_1024'", MODEL]),
+        (("--url", server.grpc, "--model", FOREIGN), ["not a lostgan-serve model"]),
+        (("--url", server.http, "--model", MODEL), [server.http, "not Triton's grpc"]),
+        (("--url", f"127.0.0.1:{_closed_port()}"), ["no server is ready", "lostgan-serve serve"]),
+    ):
+        fails_in_one_line(cli("client", EXAMPLES[0], *arguments, "--out", tmp_path / "out"), words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bench_of_a_server(cli: Cli, server: Endpoints, repository: Path, tmp_path: Path) -> None:
+    options = ("--res", 128, "--url", server.grpc, "--repository", repository, "--rounds", 1)
+    done = cli("bench", *options, "--json", tmp_path / "served.json", check=True)
+    rows = json.loads((tmp_path / "served.json").read_text())["served"]
+    assert [row["outputs"] for row in rows] == [["image"], list(OUTPUT_NAMES)]
+    assert all(row["images_per_s"] > 0 and row["mean_batch"] > 1 for row in rows)
+    assert "share" in done.stdout
+
+
+def _closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])

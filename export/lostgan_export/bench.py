@@ -178,7 +178,7 @@ def _bench_outputs(
 class _ClosedLoop:
     """Clients that each send their next layout when the last one is answered."""
 
-    REQUESTS = 6  # of each client in a round; the first and the last are not counted, as not every client is at work
+    REQUESTS = 8  # of each client in a round; the first and the last are not counted, as not every client is at work
 
     def __init__(self, runner: Runner, outputs: Sequence[str], clients: int) -> None:
         self.runner, self.outputs, self.clients = runner, outputs, clients
@@ -209,13 +209,12 @@ class _ClosedLoop:
 
 
 def _in_process_pace(runner: Runner, outputs: Sequence[str], batches: Mapping[int, int]) -> float:
-    """Images per second of a runner that is given so many batches of each size, each size timed twice at most."""
-    seconds = 0.0
-    for size, count in batches.items():
-        tensors = _layouts(runner.manifest, size)
-        times = [_seconds(lambda t: runner.run(t, outputs), tensors) for _ in range(min(count, 2))]
-        seconds += count * statistics.median(times)
-    return sum(size * count for size, count in batches.items()) / seconds
+    """Images per second of a runner that is given the same batches, one after another."""
+    work = [_layouts(runner.manifest, size) for size, count in batches.items() for _ in range(count)]
+    start = time.perf_counter()
+    for tensors in work:
+        runner.run(tensors, outputs)
+    return sum(size * count for size, count in batches.items()) / (time.perf_counter() - start)
 
 
 class _Statistics:

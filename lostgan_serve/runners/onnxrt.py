@@ -12,6 +12,7 @@ from types import ModuleType
 from lostgan_serve.contract import INPUT_NAMES, Array, Tensors
 from lostgan_serve.errors import ModelError, require
 from lostgan_serve.manifest import METADATA_KEY, Manifest
+from lostgan_serve.triton.repository import newest_version
 
 
 class OnnxRunner:
@@ -48,14 +49,6 @@ class OnnxRunner:
     def close(self) -> None:
         """See `Runner.close`."""
         del self._session
-
-
-def newest_version(model_folder: Path) -> Path:
-    """The version folder with the highest number in a model's folder. Raises ModelError where there is none."""
-    versions = [folder for folder in model_folder.iterdir() if folder.name.isdigit() and folder.is_dir()]
-    if not versions:
-        raise ModelError(f"{model_folder}: no exported version in this folder; make one with: lostgan-serve export")
-    return max(versions, key=lambda folder: int(folder.name))
 
 
 def _providers(ort: ModuleType) -> list[str]:

@@ -138,7 +138,7 @@ class TritonRunner:
             return models[0]
         server = f"{self._protocol}://{self._url}"
         if models:
-            raise ModelError(f"{server}: the server has several models; choose one of: {', '.join(models)}")
+            raise ModelError(f"{server}: it has several models; name one with --model: {', '.join(models)}")
         raise ModelError(f"{server}: the server has no model; export one with: lostgan-serve export")
 
     def _others(self) -> str:

@@ -88,6 +88,14 @@ def exported_models(repository: Path) -> list[str]:
     return names
 
 
+def newest_version(model_folder: Path) -> Path:
+    """The folder of a model's newest version. Raises ModelError where there is none."""
+    versions = _versions(model_folder, whole=True)
+    if not versions:
+        raise ModelError(f"{model_folder}: no exported version in this folder; make one with: lostgan-serve export")
+    return model_folder / str(max(versions))
+
+
 def _versions(model_folder: Path, *, whole: bool = False) -> list[int]:
     """The numbers of a model's versions; with `whole`, of those that hold a model. Temporary folders have no number."""
     if not model_folder.is_dir():
