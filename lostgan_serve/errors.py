@@ -24,6 +24,16 @@ class CheckpointError(LostganError):
     """A checkpoint that is missing, truncated, foreign or does not fit its variant."""
 
 
+class TrainingError(LostganError):
+    """A training run that cannot start as asked, or cannot go on."""
+
+    exit_code = 1
+
+
+class DataError(LostganError):
+    """Training data that is missing, of no known format, or broken."""
+
+
 class ModelError(LostganError):
     """A model or model repository that is missing, broken, not ready or not what was asked for."""
 

@@ -101,10 +101,13 @@ def layout_picture(layout: Layout, side_px: int = _SHOWN_SIDE_PX) -> Image.Image
     return picture
 
 
-def contact_sheet(results: Sequence[Result], side_px: int = 256) -> Image.Image:
-    """One column for each result: its layout, its image and its objects."""
+def contact_sheet(
+    results: Sequence[Result], side_px: int = 256, reals: Sequence[Image.Image] | None = None
+) -> Image.Image:
+    """One column for each result: its layout, the real image that it is of where there are `reals`, its image and its
+    objects."""
     margin, title = 10, 26
-    columns, rows = len(results), 3
+    columns, rows = len(results), 3 if reals is None else 4
     size = (margin + columns * (side_px + margin), title + margin + rows * (side_px + margin))
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -114,9 +117,11 @@ def contact_sheet(results: Sequence[Result], side_px: int = 256) -> Image.Image:
         colors = Image.fromarray(_present(result.object_map), "P")
         colors.putpalette(_palette())
         image = Image.fromarray(_present(result.image))
-        pictures = (layout_picture(result.layout, side_px), image, colors.convert("RGB"))
+        pictures = [layout_picture(result.layout, side_px), image, colors.convert("RGB")]
+        if reals is not None:
+            pictures.insert(1, reals[column])
         for row, picture in enumerate(pictures):
-            smooth = Image.Resampling.NEAREST if row == 2 else Image.Resampling.LANCZOS
+            smooth = Image.Resampling.NEAREST if row == rows - 1 else Image.Resampling.LANCZOS
             sheet.paste(picture.resize((side_px, side_px), smooth), (left, title + row * (side_px + margin)))
     return sheet
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from lostgan_serve.errors import require
+from lostgan_serve.errors import TrainingError, require
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 
 VARIANTS = ("v1-64", "v1-128", "v2-128", "v2-256", "v2-512")
@@ -33,3 +35,77 @@ def import_weights(weights: Path, variant: str, vocabulary: str, output: Path) -
     parameters = sum(p.numel() for p in generator.parameters())
     click.echo(f"{output}: {variant}, {vocabulary}, {parameters / 1e6:.1f} million weights")
     click.echo(f"next: lostgan-serve export --res {generator.config.resolution} --checkpoint {output}")
+
+
+@click.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write, or to go on with.")
+@click.option("--count", default=20000, show_default=True, type=click.IntRange(1), help="How many scenes.")
+@click.option("--res", default=128, show_default=True, help="Side of the pictures in pixels, a multiple of 4.")
+@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the first scene.")
+@click.option("--workers", type=click.IntRange(1), help="Processes that draw.  [default: one for each core]")
+def scenes(out: Path, count: int, res: int, first_seed: int, workers: int | None) -> None:
+    """Draw small landscapes to train on, with true masks, in COCO-Stuff's format.
+
+    The same seeds give the same files. A run that was interrupted goes on where it stopped.
+    """
+    require("pycocotools", "train")
+    from lostgan_train.scenes.dataset import write_dataset
+
+    with click.progressbar(length=count, label="drawing", file=sys.stderr, show_pos=True) as bar:
+        write_dataset(out, count, res, first_seed, workers, bar.update)
+    click.echo(f"{out / 'annotations.json'}: {count} scenes of {res} x {res} px")
+
+
+@click.command()
+@click.option("--variant", type=click.Choice(VARIANTS), required=True, help="Network to train.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of a data set; see the README.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--steps", default=100_000, show_default=True, type=click.IntRange(1), help="Updates of each network.")
+@click.option("--batch", default=128, show_default=True, type=click.IntRange(1), help="Images per step, in all.")
+@click.option("--ch", default=64, show_default=True, type=click.IntRange(1), help="Width of the generator.")
+@click.option("--discriminator-ch", type=click.IntRange(1), help="Width of the discriminator.  [default: --ch]")
+@click.option("--learning-rate", default=1e-4, show_default=True, type=click.FloatRange(0, min_open=True))
+@click.option("--ema-decay", default=0.999, show_default=True, type=click.FloatRange(0, 1), help="Of the released one.")
+@click.option("--l1-weight", default=1.0, show_default=True, type=click.FloatRange(0), help="Of the L1 loss.")
+@click.option("--perceptual", required=True, metavar="FILE|none", help="VGG19 weights (vgg19-dcbb9e9d.pth), or none.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "fp16"]))
+@click.option("--accumulate", default=1, show_default=True, type=click.IntRange(1), help="Parts of a process's batch.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--checkpoint-every", default=1000, show_default=True, type=click.IntRange(1), metavar="STEPS")
+@click.option("--sample-every", default=500, show_default=True, type=click.IntRange(1), metavar="STEPS")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(0), help="Processes that load images.")
+@click.option("--strict", is_flag=True, help="Refuse data with problems instead of skipping what has them.")
+@click.option("--resume", is_flag=True, help="Go on from the newest state in --out.")
+@click.option("--dry-run", is_flag=True, help="Read the data, make one step, write nothing.")
+def train(
+    data: Path,
+    out: Path,
+    perceptual: str,
+    discriminator_ch: int | None,
+    workers: int,
+    strict: bool,
+    resume: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Train a LostGAN. Under torchrun, on every GPU of every machine: torchrun ... -m lostgan_train OPTIONS."""
+    for module in ("torch", "torchvision", "matplotlib"):
+        require(module, "train")
+    from lostgan_train.data import open_data
+    from lostgan_train.trainer import TrainConfig, Trainer
+
+    config = TrainConfig(discriminator_ch=discriminator_ch or options["ch"], **options)
+    if not resume and any(out.glob("state-*.pt")):
+        raise TrainingError(f"{out}: holds a run already; go on with --resume, or choose another --out")
+    source = open_data(data, strict=strict)
+    for line in source.summary.lines():
+        click.echo(line)
+    weights = None if perceptual == "none" else Path(perceptual)
+    trainer = Trainer(config, source, out, weights, workers, click.echo)
+    if resume:
+        trainer.resume()
+    if dry_run:
+        losses = trainer.step(next(trainer.batches()))
+        click.echo("  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
+    else:
+        trainer.run()

@@ -298,11 +298,11 @@ class Generator(nn.Module):
         return cast(Tensor, (1 - alpha) * resize(mask_initial, side) + alpha * predicted)
 
 
-def initialize(generator: Generator, seed: int) -> None:
+def initialize(network: nn.Module, seed: int) -> None:
     """Orthogonal weights and zero biases, in place, as a function of `seed`; alphas stay 0 (DESIGN, section 4)."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for module in generator.modules():
+        for module in network.modules():
             if not isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
                 continue
             spectral = is_parametrized(module, "weight")
@@ -311,10 +311,14 @@ def initialize(generator: Generator, seed: int) -> None:
             if isinstance(bias := getattr(module, "bias", None), Tensor):
                 bias.zero_()
             if spectral:
-                _settle_spectral_vectors(module)
+                _settle_spectral_vectors(module, rng)
 
 
-def _settle_spectral_vectors(module: nn.Module) -> None:
+def _settle_spectral_vectors(module: nn.Module, rng: torch.Generator) -> None:
+    """Replace the vectors that torch drew from its global generator, and let them converge."""
+    norm = module.get_submodule("parametrizations.weight.0")
+    for vector in (cast(Tensor, norm._u), cast(Tensor, norm._v)):
+        vector.copy_(F.normalize(torch.randn(vector.shape, generator=rng), dim=0))
     module.train()
     for _ in range(5):  # reading the weight in training mode runs one power iteration
         _ = module.weight

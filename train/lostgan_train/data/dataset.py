@@ -1,0 +1,133 @@
+"""Examples as tensors, exactly the same in every run with the same seed, however many workers load them."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lostgan_serve.contract import BACKGROUND_BOX, IMAGE_LABEL, PAD_BOX
+from lostgan_serve.errors import DataError
+from lostgan_train.data.source import Example, Source
+
+_FAILED = 1
+
+
+class LayoutDataset(Dataset[dict[str, Tensor]]):
+    """A source's examples, each as
+
+    image: [3, R, R] float32 in [-1, 1], RGB. labels: [O] int64, 0 for the background and in empty slots. boxes: [O, 4]
+    float32, `PAD_BOX` in empty slots. weights: [O] float32 in [0, 1], 0 in empty slots.
+
+    Objects keep their order; a vocabulary with a background has it after the last of them. What an item is depends on
+    (seed, epoch, index) and on nothing else. An image that cannot be decoded is replaced by the next that can, with
+    one line on stderr; a strict source refuses it.
+    """
+
+    def __init__(
+        self, source: Source, resolution: int, slots: int | None = None, flip: bool = True, seed: int = 0
+    ) -> None:
+        """slots: O, the vocabulary's by default. flip: mirror half of the items. Raises DataError for too few slots."""
+        self.source, self.resolution, self.flip, self.seed = source, resolution, flip, seed
+        self.background = int(source.vocabulary.background)
+        self.slots = source.vocabulary.slots if slots is None else slots
+        needed = max((len(example.labels) for example in source.examples), default=0) + self.background
+        if needed > self.slots:
+            raise DataError(f"{source.summary.folder}: {self.slots} slots are too few, some images need {needed}")
+        # In shared memory, since loader workers keep the copy of this object that they started with.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._state = torch.zeros(len(source.examples), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.source.examples)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, whose flips differ from any other's; call it between the passes of a loader."""
+        self._epoch.fill_(epoch)
+
+    @property
+    def unreadable(self) -> tuple[Path, ...]:
+        """The images that failed to decode so far, in this process or in a worker."""
+        return tuple(self.source.examples[index].image for index in self._state.nonzero().flatten().tolist())
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Raises DataError where no image decodes, and for one that does not if the source is strict."""
+        index = range(len(self))[index]  # counted from the front, also where it is negative
+        example, pixels = self._readable(index)
+        labels = torch.full((self.slots,), IMAGE_LABEL)
+        boxes = torch.tensor([PAD_BOX] * self.slots)
+        weights = torch.zeros(self.slots)
+        background = (BACKGROUND_BOX,) * self.background
+        count, used = len(example.labels), len(example.labels) + len(background)
+        labels[:count] = torch.tensor(example.labels)
+        boxes[:used] = torch.tensor(example.boxes + background).reshape(used, 4)
+        weights[:used] = torch.tensor(example.weights + (1.0,) * len(background))
+        if self.flip and _coin(self.seed, int(self._epoch), index):
+            pixels = pixels[:, ::-1]
+            boxes[:used, 0] = (1 - boxes[:used, 0] - boxes[:used, 2]).clamp_(min=0)
+        # in numpy, since torch would start its threads for so small a task
+        image = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / np.float32(127.5) - np.float32(1)
+        return {"image": torch.from_numpy(image), "labels": labels, "boxes": boxes, "weights": weights}
+
+    def _readable(self, index: int) -> tuple[Example, npt.NDArray[np.uint8]]:
+        """The example at `index`, or the next one after it that decodes, and its pixels."""
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            example = self.source.examples[place]
+            if self._state[place] != _FAILED:
+                try:
+                    return example, load_pixels(example, self.resolution)
+                except DataError as error:
+                    if self.source.summary.strict:
+                        raise
+                    self._state[place] = _FAILED
+                    print(f"warning: {error}: the next one stands in for it", file=sys.stderr, flush=True)
+        raise DataError(f"{self.source.summary.folder}: none of its {len(self)} images can be decoded")
+
+
+def _coin(seed: int, epoch: int, index: int) -> bool:
+    """A fair coin for each (seed, epoch, index)."""
+    return bool(hashlib.blake2b(f"flip/{seed}/{epoch}/{index}".encode(), digest_size=1).digest()[0] & 1)
+
+
+def load_pixels(example: Example, resolution: int) -> npt.NDArray[np.uint8]:
+    """[R, R, 3] uint8 RGB: the whole image, stretched to a square by bilinear filtering with antialiasing.
+
+    Raises DataError for a file that does not decode.
+    """
+    try:
+        with Image.open(example.image) as file:
+            image = _to_rgb(_upright(file, example.size_px))
+        size = (resolution, resolution)
+        return np.array(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
+    except Exception as error:  # decoders of broken files raise whatever comes: OSError, SyntaxError, struct.error ...
+        raise DataError(f"{example.image}: cannot be decoded ({_reason(error)}); replace or remove it") from None
+
+
+def _upright(image: Image.Image, size_px: tuple[int, int] | None) -> Image.Image:
+    """Turned as its EXIF tag asks, unless the annotations' size shows that they were drawn on the image as stored."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image
+    turned = ImageOps.exif_transpose(image)
+    return image if size_px == image.size != turned.size else turned
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of gray, which `convert` would clip and not scale
+        return Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return "not an image" if "cannot identify image file" in text else text

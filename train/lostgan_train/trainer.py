@@ -1,0 +1,370 @@
+"""Adversarial training of a LostGAN: the step of section 2.2.5, and checkpoints from which it goes on exactly.
+
+Everything random in a step - the images, their flips, the style codes, dropout - is a function of the seed and the
+step's number. So a checkpoint needs no random state, and a run that was interrupted is the run that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lostgan_serve.contract import Z_DIM
+from lostgan_serve.errors import CheckpointError, TrainingError
+from lostgan_serve.files import write_file, writing
+from lostgan_train import distributed
+from lostgan_train.checkpoint import Checkpoint, save_checkpoint
+from lostgan_train.data import LayoutDataset, Source
+from lostgan_train.discriminator import Discriminator
+from lostgan_train.generator import Generator, GeneratorConfig, initialize
+from lostgan_train.losses import PerceptualLoss, adversarial_loss, discriminator_loss
+from lostgan_train.sheets import curves, sample_sheet
+
+Batch = dict[str, Tensor]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+MOST_SKIPS = 20
+"""Steps in a row with losses or gradients that are not finite, after which a run stops."""
+
+LOG_FILE = "losses.jsonl"
+_STATE_FILES = "state-*.pt"
+_REPORT_S = 10.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run. The defaults are the paper's (section 2.2.7), but for `steps`.
+
+    batch: images per step, over all processes. discriminator_ch: its width multiplier. l1_weight, perceptual_weight:
+    of the last two terms of equation 11. accumulate: parts that a process computes its share of a batch in. ema_decay:
+    of the averaged generator, which is the one that is released.
+    """
+
+    variant: str
+    steps: int
+    ch: int = 64
+    discriminator_ch: int = 64
+    batch: int = 128
+    learning_rate: float = 1e-4
+    image_weight: float = 0.1
+    object_weight: float = 1.0
+    l1_weight: float = 1.0
+    perceptual_weight: float = 1.0
+    precision: Precision = "fp32"
+    accumulate: int = 1
+    ema_decay: float = 0.999
+    seed: int = 0
+    checkpoint_every: int = 1000
+    keep: int = 2
+    sample_every: int = 500
+
+
+class Trainer:
+    """One process of a run.
+
+    source: the data. perceptual: VGG19's weights; None leaves the term out. workers: processes that load images.
+    echo: where progress is told. Raises TrainingError where the batch does not divide among the processes.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: Source,
+        out: Path,
+        perceptual: Path | None = None,
+        workers: int = 1,
+        echo: Callable[[str], None] = print,
+    ) -> None:
+        self.config, self.source, self.out, self.workers, self.echo = config, source, out, workers, echo
+        self.rank, self.world = distributed.start()
+        if config.batch % (self.world * config.accumulate):
+            raise TrainingError(
+                f"--batch {config.batch} does not divide into {self.world} processes x {config.accumulate} parts; "
+                f"choose a multiple of {self.world * config.accumulate}"
+            )
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        labels = len(source.vocabulary)
+        generator = Generator(GeneratorConfig(config.variant, labels, config.ch, mask_classes=labels))
+        discriminator = Discriminator(generator.config.resolution, labels, config.discriminator_ch)
+        initialize(generator, config.seed)
+        initialize(discriminator, config.seed + 1)
+        for network in (generator, discriminator):
+            distributed.synchronize_batch_norm(network)
+        self.generator = generator.to(self.device).to(memory_format=torch.channels_last).train()
+        self.discriminator = discriminator.to(self.device).to(memory_format=torch.channels_last).train()
+        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.perceptual = PerceptualLoss(perceptual).to(self.device) if perceptual else None
+        rate, betas = config.learning_rate, (0.0, 0.999)
+        self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), rate, betas)
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate, betas)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.dataset = LayoutDataset(source, generator.config.resolution, seed=config.seed)
+        self.done = 0
+        self.skipped = self.skipped_in_a_row = 0
+        self._stopping = False
+
+    def run(self) -> None:
+        """Train up to `config.steps`, or until SIGTERM or SIGINT; either way the state is saved. Raises TrainingError
+        where losses stay non-finite, and OutputError."""
+        with writing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        with self._stop_on_signals():
+            start, first = time.monotonic(), self.done
+            reported = start
+            for batch in self.batches():
+                losses = self.step(batch)
+                self._record(losses)
+                if time.monotonic() - reported > _REPORT_S or self.done == self.config.steps:
+                    reported = time.monotonic()
+                    self._report(losses, (self.done - first) / (reported - start))
+                if self.done % self.config.sample_every == 0:
+                    self._write_samples()
+                if self.done % self.config.checkpoint_every == 0 or self.done == self.config.steps or self._stopping:
+                    self.save()
+                if self._stopping:
+                    self.echo(f"stopped after step {self.done}; go on with --resume")
+                    return
+        if self.rank == 0:
+            write_file(self.out / "curves.png", curves(self.out / LOG_FILE))
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One update of each network. A step whose losses or gradients are not finite changes neither of them."""
+        torch.manual_seed((self.config.seed * 1_000_003 + self.done) * 4096 + self.rank)  # dropout
+        parts = self._parts(batch)
+        buffers = [buffer.clone() for network in (self.generator, self.discriminator) for buffer in network.buffers()]
+        losses: dict[str, float] = {}
+        fake = self._update_discriminator(parts, losses)
+        if fake is None or not self._update_generator(parts, fake, losses):
+            self._skip(buffers)
+        else:
+            self.skipped_in_a_row = 0
+            self._average()
+        self.done += 1
+        return losses
+
+    def _update_discriminator(self, parts: list[Batch], losses: dict[str, float]) -> Tensor | None:
+        """Equation 14. Returns the images of the last part, to be judged again, or None where it must be skipped."""
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        reuse = len(parts) == 1
+        total = torch.zeros((), device=self.device)
+        for part in parts:
+            with self._autocast(), nullcontext() if reuse else torch.no_grad():
+                fake = self._paint(part)
+            with self._autocast():
+                real = self.discriminator(part["image"], part["labels"], part["boxes"])
+                judged = self.discriminator(fake.detach(), part["labels"], part["boxes"])
+                loss = discriminator_loss(
+                    real, judged, part["weights"], self.config.image_weight, self.config.object_weight
+                ) / len(parts)
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        losses["discriminator"] = float(distributed.mean(total))
+        return fake if self._apply(self.discriminator, self.discriminator_optimizer, losses["discriminator"]) else None
+
+    def _update_generator(self, parts: list[Batch], fake: Tensor, losses: dict[str, float]) -> bool:
+        """Equation 11. Returns whether it was finite."""
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        self.discriminator.requires_grad_(False)
+        totals: dict[str, Tensor] = {}
+        for part in parts:
+            with self._autocast():
+                image = fake if len(parts) == 1 else self._paint(part)
+                judged = self.discriminator(image, part["labels"], part["boxes"])
+                terms = {
+                    "adversarial": adversarial_loss(
+                        judged, part["weights"], self.config.image_weight, self.config.object_weight
+                    ),
+                    "l1": self.config.l1_weight * F.l1_loss(image, part["image"]),
+                }
+                if self.perceptual is not None:
+                    terms["perceptual"] = self.config.perceptual_weight * self.perceptual(image, part["image"])
+            self.scaler.scale(torch.stack(list(terms.values())).sum() / len(parts)).backward()
+            for name, term in terms.items():
+                totals[name] = totals.get(name, 0) + term.detach() / len(parts)
+        self.discriminator.requires_grad_(True)
+        losses |= {name: float(distributed.mean(total)) for name, total in totals.items()}
+        return self._apply(self.generator, self.generator_optimizer, sum(losses.values()))
+
+    def _apply(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: float) -> bool:
+        """Let an optimizer step if the loss and the gradients of all processes are finite; whether it did."""
+        self.scaler.unscale_(optimizer)
+        distributed.average_gradients(network.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        finite = math.isfinite(loss) and bool(torch.isfinite(norm))
+        if finite:
+            optimizer.step()
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        return finite
+
+    def _skip(self, buffers: list[Tensor]) -> None:
+        current = [buffer for network in (self.generator, self.discriminator) for buffer in network.buffers()]
+        for buffer, before in zip(current, buffers, strict=True):
+            buffer.copy_(before)
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MOST_SKIPS:
+            raise TrainingError(
+                f"{self.out}: {MOST_SKIPS} steps in a row were not finite; the last good state is kept: go on from it "
+                "with --resume and a lower --learning-rate, or --precision fp32"
+            )
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema_decay, (1 + self.done) / (10 + self.done))
+        for ours, theirs in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
+            ours.lerp_(theirs.detach(), 1 - decay)
+        for mine, others in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
+            mine.copy_(others)
+
+    def _paint(self, part: Batch) -> Tensor:
+        image: Tensor = self.generator(part["labels"], part["boxes"], part["z_obj"], part["z_img"]).image
+        return image.float().contiguous(memory_format=torch.channels_last)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.config.precision != "fp32")
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """This process's share of a batch, with style codes, on the device, in `accumulate` parts."""
+        share = self.config.batch // self.world
+        rng = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.done)
+        slots = batch["labels"].shape[1]
+        codes = {
+            "z_obj": torch.randn(self.config.batch, slots, Z_DIM, generator=rng),
+            "z_img": torch.randn(self.config.batch, Z_DIM, generator=rng),
+        }
+        whole = batch | {name: code[self.rank * share : (self.rank + 1) * share] for name, code in codes.items()}
+        whole = {name: tensor.to(self.device, non_blocking=True) for name, tensor in whole.items()}
+        whole["image"] = whole["image"].contiguous(memory_format=torch.channels_last)
+        chunks = {name: tensor.chunk(self.config.accumulate) for name, tensor in whole.items()}
+        return [{name: chunk[k] for name, chunk in chunks.items()} for k in range(self.config.accumulate)]
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's batches from step `done` on, epoch by epoch; an epoch's last, incomplete batch is left out."""
+        per_epoch = len(self.dataset) // self.config.batch
+        if per_epoch == 0:
+            raise TrainingError(f"--batch {self.config.batch} is more than the {len(self.dataset)} images; lower it")
+        share = self.config.batch // self.world
+        while self.done < self.config.steps:
+            epoch, start = divmod(self.done, per_epoch)
+            self.dataset.set_epoch(epoch)
+            rng = torch.Generator().manual_seed(self.config.seed * 7_919 + epoch)
+            order = torch.randperm(len(self.dataset), generator=rng)
+            mine = [
+                order[k * self.config.batch + self.rank * share :][:share].tolist() for k in range(start, per_epoch)
+            ]
+            loader = DataLoader(
+                self.dataset,
+                batch_sampler=mine[: self.config.steps - self.done],
+                num_workers=self.workers,
+                pin_memory=self.device.type == "cuda",
+            )
+            yield from loader
+
+    def _record(self, losses: dict[str, float]) -> None:
+        if self.rank == 0:
+            line = json.dumps(
+                {"step": self.done, **{k: round(v, 6) for k, v in losses.items()}, "skipped": self.skipped}
+            )
+            with writing(self.out / LOG_FILE), (self.out / LOG_FILE).open("a") as file:
+                file.write(line + "\n")
+
+    def _report(self, losses: dict[str, float], steps_per_s: float) -> None:
+        left = (self.config.steps - self.done) / steps_per_s
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        skipped = f"  skipped {self.skipped}" if self.skipped else ""
+        if self.rank == 0:
+            pace = f"{steps_per_s * self.config.batch:.1f} images/s"
+            time_left = f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f} left"
+            self.echo(f"step {self.done}/{self.config.steps}  {terms}{skipped}  {pace}  {time_left}")
+
+    def _write_samples(self) -> None:
+        if self.rank == 0:
+            write_file(self.out / "samples" / f"step-{self.done:07}.png", sample_sheet(self.ema, self.dataset))
+
+    def save(self) -> None:
+        """Write the whole state, and the averaged generator for release, each file whole or not at all."""
+        if self.rank != 0:
+            return
+        buffer = BytesIO()
+        torch.save(
+            {"config": asdict(self.config), "step": self.done, "skipped": self.skipped, **self._states()}, buffer
+        )
+        write_file(self.out / f"state-{self.done:07}.pt", buffer.getvalue())
+        for old in sorted(self.out.glob(_STATE_FILES))[: -self.config.keep]:
+            old.unlink()
+        save_checkpoint(self.out / "generator.safetensors", Checkpoint(self.ema, self.source.vocabulary, "trained"))
+
+    def resume(self) -> None:
+        """Go on from the newest state in the folder that can be read. Raises CheckpointError where there is none, or it
+        is of another run."""
+        files = sorted(self.out.glob(_STATE_FILES), reverse=True)
+        for file in files:
+            try:
+                state = torch.load(file, map_location=self.device, weights_only=True)
+            except Exception as error:  # torch raises many kinds for a damaged file
+                self.echo(f"note: {file} cannot be read ({type(error).__name__}); trying the one before")
+                continue
+            self._restore(file, state)
+            return
+        raise CheckpointError(f"{self.out}: no state to resume from; start the run without --resume")
+
+    def _restore(self, file: Path, state: dict[str, Any]) -> None:
+        fixed = ("variant", "ch", "discriminator_ch", "batch", "seed")
+        for name in fixed:
+            if state["config"][name] != getattr(self.config, name):
+                raise CheckpointError(
+                    f"{file}: made with {name} {state['config'][name]}, not {getattr(self.config, name)}; "
+                    "resume with the options of that run"
+                )
+        for name, part in self._parts_of_state().items():
+            part.load_state_dict(state[name])
+        self.done, self.skipped = state["step"], state["skipped"]
+        log = self.out / LOG_FILE
+        if self.rank == 0 and log.is_file():  # what an interrupted run logged after its last checkpoint comes again
+            lines = log.read_text().splitlines(keepends=True)
+            write_file(log, "".join(lines[: self.done]).encode())
+
+    def _parts_of_state(self) -> dict[str, Any]:
+        return {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "ema": self.ema,
+            "generator_optimizer": self.generator_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "scaler": self.scaler,
+        }
+
+    def _states(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self._parts_of_state().items()}
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT end the run after the step at hand, with its state saved; a second one ends it at once."""
+
+        def stop(number: int, _: FrameType | None) -> None:
+            self._stopping = True
+            signal.signal(number, signal.SIG_DFL)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
