@@ -19,7 +19,7 @@ REPOSITORY = OUT / "triton_repo"
 
 def main() -> None:
     """Run from the repository's root."""
-    command("export", "--res", "128", "--random-weights", "0", "--repository", REPOSITORY, "--replace")
+    command("export", "--res", "128", "--repository", REPOSITORY, "--replace")
     click.secho(f"$ lostgan-serve serve --repository {REPOSITORY}", bold=True)
     with running_server(REPOSITORY) as endpoints:
         layouts = sorted(Path("examples").glob("*.json"))

@@ -5,8 +5,11 @@ Nothing heavy is imported before a command needs it, so that --help answers at o
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from lostgan_serve.runners import Runner
 
 _SHEET_COLUMNS = 8
+_SHEET_NAME = "contact-sheet.png"
+_MAX_SAMPLES = 10_000
+_MAX_SEED = 2**63 - 1  # that of `layout`, which takes too long to import for --help
 
 
 class _Commands(click.Group):
@@ -68,8 +74,16 @@ def _drawing_options(command: Any) -> Any:
     """What `client` and `generate` share."""
     options: tuple[Callable[[Any], Any], ...] = (
         click.argument("layouts", nargs=-1, required=True),
-        click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="Styles of each layout."),
-        click.option("--seed", type=click.IntRange(0), help="In place of the layouts' own; objects' seeds stay."),
+        click.option(
+            "--samples",
+            default=1,
+            show_default=True,
+            type=click.IntRange(1, _MAX_SAMPLES),
+            help="Styles of each layout.",
+        ),
+        click.option(
+            "--seed", type=click.IntRange(0, _MAX_SEED), help="In place of the layouts' own; objects' seeds stay."
+        ),
         click.option("--out", default="out", show_default=True, type=click.Path(path_type=Path), help="Folder."),
         click.option("--masks", is_flag=True, help="Write a PNG of each object's mask, too."),
     )
@@ -111,24 +125,52 @@ def _draw(
     """Read everything, check everything, then paint and write: bad input costs no painting."""
     from lostgan_serve.pipeline import check
 
+    if sources.count("-") > 1:
+        raise LayoutError("-: standard input can be read only once; give - once")
     layouts = [variant for source in sources for layout in _read(source) for variant in _styles(layout, samples, seed)]
-    _refuse_twins(layouts)
-    runner = connect()
+    _refuse_twins(layouts, masks)
     try:
-        for layout in layouts:
-            check(layout, runner.manifest)
-        if runner.manifest.weights == "untrained":
-            click.echo("note: this model is untrained: its weights are random, and its pictures are noise", err=True)
-        _paint(layouts, runner, out, masks)
+        with _writable(out), closing(connect()) as runner:
+            for layout in layouts:
+                check(layout, runner.manifest)
+            if runner.manifest.weights == "untrained":
+                note = "note: this model is untrained: its weights are random, and its pictures are noise"
+                click.echo(note, err=True)
+            _paint(layouts, runner, out, masks)
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+        os._exit(130)  # a usual exit would wait for the threads whose batches are in flight
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Make a folder and see that files can be written to it; what was made goes where the block left it empty.
+
+    Raises OutputError.
+    """
+    from lostgan_serve.files import writing
+
+    made: list[Path] = []
+    try:
+        with writing(folder):
+            made += [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        yield
     finally:
-        runner.close()
+        for path in made:
+            with suppress(OSError):  # not empty: the usual case
+                path.rmdir()
 
 
 def _read(source: str) -> list[Layout]:
     from lostgan_serve.layout import load_layouts, parse_layouts
 
     if source == "-":
-        return parse_layouts(sys.stdin.buffer.read().decode("utf-8", "replace"), "stdin", "standard input")
+        if sys.stdin is None:
+            raise LayoutError("standard input is closed; pipe layouts into this command, or name their files")
+        return parse_layouts(sys.stdin.buffer.read().decode("utf-8-sig", "replace"), "stdin", "standard input")
     return load_layouts(source)
 
 
@@ -136,19 +178,25 @@ def _styles(layout: Layout, samples: int, seed: int | None) -> Iterator[Layout]:
     """The layout in `samples` styles, of the seeds that follow `seed`, or else its own."""
     first = layout.seed if seed is None else seed
     for k in range(samples):
-        name = layout.name if samples == 1 else f"{layout.name}.seed{first + k}"
-        yield replace(layout, seed=first + k, name=name)
+        own = (first + k) % (_MAX_SEED + 1)
+        yield replace(layout, seed=own, name=layout.name if samples == 1 else f"{layout.name}.seed{own}")
 
 
-def _refuse_twins(layouts: Iterable[Layout]) -> None:
-    sources: dict[str, str] = {}
+def _refuse_twins(layouts: list[Layout], masks: bool) -> None:
+    """Refuse layouts of which one's file would overwrite another's, also where upper and lower case are the same."""
+    from lostgan_serve.images import file_names
+    from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
+
+    writers = {_SHEET_NAME: "the contact sheet"} if len(layouts) > 1 else {}
     for layout in layouts:
-        if layout.name in sources:
-            raise LayoutError(
-                f"{layout.source} and {sources[layout.name]}: both would write {layout.name}.png; rename one of them, "
-                "or draw them in two calls with different --out"
-            )
-        sources[layout.name] = layout.source
+        owners = [*(item.id for item in layout.objects), IMAGE_LABEL_NAME] if masks else []
+        for name in file_names(layout.name, owners):
+            if other := writers.get(name.casefold()):
+                raise LayoutError(
+                    f"{layout.source} and {other}: both would write {name}; rename one of them, "
+                    "or draw them in two calls with different --out"
+                )
+            writers[name.casefold()] = layout.source
 
 
 def _paint(layouts: list[Layout], runner: Runner, out: Path, masks: bool) -> None:
@@ -167,8 +215,8 @@ def _paint(layouts: list[Layout], runner: Runner, out: Path, masks: bool) -> Non
             sheet += [result] if len(sheet) < _SHEET_COLUMNS else []
             bar.update(1)
     if len(layouts) > 1:
-        write_file(out / "contact-sheet.png", encode(contact_sheet(sheet)))
-        click.echo(out / "contact-sheet.png")
+        write_file(out / _SHEET_NAME, encode(contact_sheet(sheet)))
+        click.echo(out / _SHEET_NAME)
 
 
 @main.command()

@@ -63,5 +63,6 @@ def require(module: str, extra: str) -> ModuleType:
     except ImportError as error:
         root = module.partition(".")[0]
         raise MissingExtraError(
-            f"this needs the package {root!r} ({error}); install it with: pip install 'lostgan-serve[{extra}]'"
+            f"this needs the package {root!r} ({error}); install it with: pip install 'lostgan-serve[{extra}]' "
+            f"(in a clone: pip install '.[{extra}]')"
         ) from error

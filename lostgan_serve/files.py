@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lostgan_serve.errors import OutputError
+
+_TEMPORARY = ".tmp-"
+_ABANDONED_S = 3600
 
 
 @contextmanager
@@ -24,7 +29,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all, making its folder where needed. Raises OutputError."""
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -39,22 +44,43 @@ def write_file(path: Path, data: bytes) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes its name, and its place, once the block ends well.
 
-    What stood at `path` is moved aside first and deleted afterwards. Where the block fails nothing changes and nothing
-    is left behind. Raises OutputError.
+    What stood at `path` when the block began is moved aside first and deleted afterwards; what another process put
+    there meanwhile is left alone, and is an error. Where anything fails nothing changes and nothing is left behind.
+    What killed processes left beside `path` more than an hour ago is deleted. Raises OutputError.
     """
     with writing(path):
+        replaces = path.exists()
+        made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+        _sweep(path.parent)
+        work = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
+    fresh, old = work / "new", work / "old"
     try:
-        fresh, old = work / "new", work / "old"
         with writing(path):
             fresh.mkdir()
         yield fresh
         with writing(path):
-            if path.exists():
+            if replaces:
                 path.rename(old)
-            fresh.rename(path)
+            try:
+                fresh.rename(path)  # fails where there is anything but an empty folder
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                raise OutputError(f"{path}: another process has made it meanwhile; run the command again") from error
     finally:
+        if old.exists() and not path.exists():
+            with writing(path):
+                old.rename(path)  # where this fails, the old folder stays in `work`
         shutil.rmtree(work, ignore_errors=True)
-        with suppress(OSError):  # not empty: the usual case
-            path.parent.rmdir()
+        for folder in made:
+            with suppress(OSError):  # not empty: the usual case
+                folder.rmdir()
+
+
+def _sweep(parent: Path) -> None:
+    """Delete the work folders of `new_folder` that are too old to be in use, but for the only copy of an old folder."""
+    for work in parent.glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):
+            if time.time() - work.stat().st_mtime > _ABANDONED_S and not (work / "old").exists():
+                shutil.rmtree(work, ignore_errors=True)

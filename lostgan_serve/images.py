@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,6 +18,8 @@ Color = tuple[int, int, int]
 
 _SHOWN_SIDE_PX = 512  # pictures with text are enlarged to at least this
 _MASK_OPACITY = 0.35
+_NAME_LENGTH = 24  # of an id that is drawn, in characters
+_FILE_NAME_BYTES = 100  # of an id in a file's name: most file systems take 255 in all
 _INK, _PAPER = (20, 22, 26), (250, 250, 247)
 _INK_INDEX, _PAPER_INDEX = 253, 254  # in the palette of an object map, above any slot that has a colour of its own
 
@@ -35,14 +37,22 @@ def files_of(result: Result, masks: bool = False) -> Iterator[tuple[str, bytes]]
     `<name>.png` is the image; `<name>.objects.png` see `object_picture`; `<name>.overlay.png` see `overlay`; with
     `masks`, also `<name>.mask-<slot>-<id>.png`, [R, R] in grey, for each object.
     """
-    name = result.layout.name
-    yield f"{name}.png", encode(Image.fromarray(_present(result.image)))
-    yield f"{name}.objects.png", encode(object_picture(result))
-    yield f"{name}.overlay.png", encode(overlay(result))
+    image, objects, overlaid, *of_masks = file_names(result.layout.name, result.names if masks else ())
+    yield image, encode(Image.fromarray(_present(result.image)))
+    yield objects, encode(object_picture(result))
+    yield overlaid, encode(overlay(result))
     if masks:
-        for slot, (owner, mask) in enumerate(zip(result.names, _present(result.masks), strict=True)):
-            plain = re.sub(r"[^\w.-]+", "_", owner)
-            yield f"{name}.mask-{slot:02}-{plain}.png", encode(Image.fromarray(mask))
+        for name, mask in zip(of_masks, _present(result.masks), strict=True):
+            yield name, encode(Image.fromarray(mask))
+
+
+def file_names(name: str, masks: Iterable[str] = ()) -> list[str]:
+    """What `files_of` calls the files of the layout `name`. masks: the ids whose masks are written."""
+    names = [f"{name}.png", f"{name}.objects.png", f"{name}.overlay.png"]
+    for slot, owner in enumerate(masks):
+        plain = re.sub(r"[^\w.-]+", "_", owner).encode()[:_FILE_NAME_BYTES].decode(errors="ignore")
+        names.append(f"{name}.mask-{slot:02}-{plain}.png")
+    return names
 
 
 def encode(picture: Image.Image) -> bytes:
@@ -64,7 +74,7 @@ def object_picture(result: Result) -> Image.Image:
     height, width = enlarged.shape
     step = min(30, height // (len(result.names) + 1))
     font = _font(max(8, round(0.55 * step)))
-    shares = [f"{name}  {100 * (object_map == slot).mean():.0f}%" for slot, name in enumerate(result.names)]
+    shares = [f"{_short(name)}  {100 * (object_map == slot).mean():.0f}%" for slot, name in enumerate(result.names)]
     panel = 2 * step + 12 + round(max(font.getlength(share) for share in shares))
     picture = Image.new("P", (width + panel, height), _PAPER_INDEX)
     picture.putpalette(_palette())
@@ -129,13 +139,24 @@ def contact_sheet(
 def _draw_boxes(picture: Image.Image, layout: Layout) -> None:
     draw = ImageDraw.Draw(picture)
     font = _font(max(13, picture.width // 36))
-    for slot, item in enumerate(layout.objects):
-        left, top, right, bottom = _pixels(item.box, picture.width)
-        draw.rectangle((left, top, right, bottom), outline=color_of(slot), width=max(2, picture.width // 200))
-        _, _, width, height = draw.textbbox((0, 0), item.id, font=font)
+    boxes = [_pixels(item.box, picture.width) for item in layout.objects]
+    for slot, box in enumerate(boxes):
+        draw.rectangle(box, outline=color_of(slot), width=max(2, picture.width // 200))
+    for slot, (left, top, _, _) in enumerate(boxes):  # names last: no box crosses one
+        name = _short(layout.objects[slot].id)
+        _, _, width, height = draw.textbbox((0, 0), name, font=font)
         left = max(0, min(left, picture.width - round(width) - 10))  # a name near the edge moves inwards
         draw.rectangle((left, top, left + width + 10, top + height + 8), fill=color_of(slot))
-        draw.text((left + 5, top + 4), item.id, fill=_INK, font=font)
+        draw.text((left + 5, top + 4), name, fill=_ink_on(color_of(slot)), font=font)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
+
+
+def _ink_on(color: Color) -> Color:
+    red, green, blue = color
+    return _INK if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else _PAPER
 
 
 def _pixels(box: tuple[float, float, float, float], side_px: int) -> tuple[int, int, int, int]:

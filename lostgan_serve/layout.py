@@ -11,6 +11,7 @@ import difflib
 import json
 import math
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def load_layouts(path: str | os.PathLike[str]) -> list[Layout]:
     """Read a file of layouts, see `parse_layouts`. Raises LayoutError."""
     path = Path(path)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise LayoutError(f"{path}: no such file; give the path of a layout.json") from None
     except IsADirectoryError:
@@ -103,7 +104,7 @@ def parse_layouts(text: str, name: str, source: str) -> list[Layout]:
     name: of a single layout; of several, each gets a number behind it.
     """
     if _is_json_lines(text):
-        places = [(f"{source} line {n}", line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        places = [(f"{source} line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         values = [(where, _decode(line, where)) for where, line in places]
     else:
         value = _decode(text, source)
@@ -168,7 +169,8 @@ def _name_objects(drawn: _Drawn, source: str) -> tuple[LayoutObject, ...]:
     counts = Counter(o.id for o in objects)
     for index, name in enumerate(o.id for o in objects):
         if counts[name] > 1:
-            raise LayoutError(f"{source}: objects[{index}].id {name!r} stands {counts[name]} times; ids must differ")
+            where = f"{source}: objects[{index}].id {reprlib.repr(name)}"
+            raise LayoutError(f"{where} stands {counts[name]} times; ids must differ")
         if name == IMAGE_LABEL_NAME:
             raise LayoutError(f"{source}: objects[{index}].id {name!r} is taken by the background; choose another")
     return tuple(objects)
@@ -178,13 +180,15 @@ def _unit_box(box: Box, canvas: tuple[float, float] | None, where: str) -> Box:
     width, height = canvas or (1.0, 1.0)
     x, y, w, h = box[0] / width, box[1] / height, box[2] / width, box[3] / height
     if min(w, h) < _SMALLEST_SIDE:
-        raise LayoutError(f"{where}: {list(box)} has no area; its sides must be over {_SMALLEST_SIDE:g} of the canvas")
+        raise LayoutError(
+            f"{where}: {_numbers(box)} has no area; its sides must be over {_SMALLEST_SIDE:g} of the canvas"
+        )
     left, top = max(x, 0.0), max(y, 0.0)
     right, bottom = min(x + w, 1.0), min(y + h, 1.0)
     outside = max(left - x, top - y, x + w - right, y + h - bottom)
     if outside > _EDGE_TOLERANCE or min(right - left, bottom - top) < _SMALLEST_SIDE / 2:
         fix = _edge_fix(canvas, (left, top, right, bottom))
-        raise LayoutError(f"{where}: {list(box)} lies outside the canvas; {fix}")
+        raise LayoutError(f"{where}: {_numbers(box)} lies outside the canvas; {fix}")
     return left, top, right - left, bottom - top
 
 
@@ -192,11 +196,15 @@ def _edge_fix(canvas: tuple[float, float] | None, clipped: tuple[float, float, f
     left, top, right, bottom = clipped
     width, height = canvas or (1.0, 1.0)
     if right > left and bottom > top:
-        numbers = (left * width, top * height, (right - left) * width, (bottom - top) * height)
-        fix = f"the part inside is [{', '.join(f'{n:g}' for n in numbers)}]"
+        inside = (left * width, top * height, (right - left) * width, (bottom - top) * height)
+        fix = f"the part inside is {_numbers(inside)}"
     else:
         fix = f"the canvas is {width:g} x {height:g}"
     return fix if canvas else f"{fix}; give `canvas` [width, height] if the boxes are in pixels"
+
+
+def _numbers(box: Box) -> str:
+    return f"[{', '.join(f'{n:g}' for n in box)}]"
 
 
 def _explain(error: ValidationError) -> str:
@@ -204,7 +212,7 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     path = ""
     for part in first["loc"]:
-        name = part if str(part).isidentifier() else _shorten(part)
+        name = part if str(part).isidentifier() and len(str(part)) <= 40 else _shorten(part)
         path += f"[{part}]" if isinstance(part, int) else f".{name}" if path else str(name)
     path = path or "the layout"
     if first["type"] == "extra_forbidden":

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lostgan_serve.contract import MAX_SLOTS, RESOLUTIONS
 from lostgan_serve.errors import ModelError
@@ -23,7 +23,7 @@ class Parity(BaseModel):
     image and masks: levels of 255, at the worst pixel and on average. object_map: share of pixels that differ, 0 to 1.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     layouts: int
     image_max: int
@@ -34,17 +34,17 @@ class Parity(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Facts of one exported model.
+    """Facts of one exported model. Fields that a newer version adds are ignored.
 
     variant: a LostGAN variant such as "v2-512". resolution: image side in px. slots: object slots. max_batch: the
     largest batch a server forms. weights: "trained", or "untrained" for random ones. checkpoint_sha256: of the file
     the weights came from; None for random weights. seed: of random weights. tools: versions of what made the file.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     variant: str
-    resolution: int = Field(ge=min(RESOLUTIONS), le=max(RESOLUTIONS))
+    resolution: int
     slots: int = Field(ge=1, le=MAX_SLOTS)
     max_batch: int = Field(ge=1)
     vocabulary: Vocabulary
@@ -54,6 +54,13 @@ class Manifest(BaseModel):
     checkpoint_sha256: str | None = None
     tools: dict[str, str] = {}
     parity: Parity | None = None
+
+    @field_validator("resolution")
+    @classmethod
+    def _known_resolution(cls, value: int) -> int:
+        if value not in RESOLUTIONS:
+            raise ValueError(f"resolution must be one of {RESOLUTIONS}")
+        return value
 
     @property
     def capacity(self) -> int:

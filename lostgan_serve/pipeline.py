@@ -39,26 +39,26 @@ def generate(layouts: Iterable[Layout], runner: Runner, outputs: Sequence[str] =
 
     Layouts are batched up to the model's limit, and as many batches kept in flight as the runner is worth. outputs:
     the contract's outputs that are wanted. Raises LayoutError for a layout that the model cannot draw, before its
-    batch is sent, and whatever the runner raises.
+    batch is sent, and whatever the runner raises. After an error, or when the caller stops early, batches in flight are
+    not waited for; `runner.close()` ends them where it can.
     """
     remaining = iter(layouts)
     limit = runner.manifest.max_batch
     in_flight: deque[tuple[list[Layout], Future[dict[str, Array]]]] = deque()
-    with ThreadPoolExecutor(runner.concurrency) as pool:
-        try:
-            while True:
-                # one batch more than can run, so that the next is ready when a runner's thread is free
-                while len(in_flight) <= runner.concurrency and (batch := list(islice(remaining, limit))):
-                    in_flight.append((batch, pool.submit(runner.run, to_tensors(batch, runner.manifest), outputs)))
-                if not in_flight:
-                    return
-                batch, future = in_flight.popleft()
-                arrays = future.result()
-                for index, layout in enumerate(batch):
-                    yield _result(layout, {name: array[index] for name, array in arrays.items()}, runner.manifest)
-        finally:
-            for _, future in in_flight:
-                future.cancel()
+    pool = ThreadPoolExecutor(runner.concurrency)
+    try:
+        while True:
+            # one batch more than can run, so that the next is ready when a runner's thread is free
+            while len(in_flight) <= runner.concurrency and (batch := list(islice(remaining, limit))):
+                in_flight.append((batch, pool.submit(runner.run, to_tensors(batch, runner.manifest), outputs)))
+            if not in_flight:
+                return
+            batch, future = in_flight.popleft()
+            arrays = future.result()
+            for index, layout in enumerate(batch):
+                yield _result(layout, {name: array[index] for name, array in arrays.items()}, runner.manifest)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def to_tensors(layouts: Sequence[Layout], manifest: Manifest) -> dict[str, Array]:

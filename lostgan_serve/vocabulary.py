@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -71,6 +72,7 @@ class Vocabulary:
         """The id of a label. Raises VocabularyError naming the labels nearest to it."""
         if label in self._ids:
             return self._ids[label]
-        near = difflib.get_close_matches(label.lower(), self._ids, n=3, cutoff=0.5)
+        cutoff = 0.7 if len(label) > 3 else 0.6  # one wrong letter of three
+        near = difflib.get_close_matches(label.lower(), self._ids, n=3, cutoff=cutoff)
         hint = f"nearest: {', '.join(near)}" if near else f"`lostgan-serve labels --vocabulary {self.name}` lists them"
-        raise VocabularyError(f"unknown label {label!r} in vocabulary {self.name}; {hint}")
+        raise VocabularyError(f"unknown label {reprlib.repr(label)} in vocabulary {self.name}; {hint}")

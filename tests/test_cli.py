@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from PIL import Image
 
 from conftest import EXAMPLES, ROOT, Cli, fails_in_one_line
 from lostgan_serve import Layout, generate
+from lostgan_serve.layout import MAX_SEED
 from lostgan_serve.runners.onnxrt import OnnxRunner
 
 SKY = {"label": "sky", "box": [0, 0, 1, 0.5]}
@@ -98,6 +101,68 @@ def test_missing_layouts_and_twins_are_named(cli: Cli, tiny_model: Path, tmp_pat
     fails_in_one_line(done, [twin, EXAMPLES[0], "both would write", "rename one"])
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "options", "file"),
+    [
+        ("a", "a.objects", (), "a.objects.png"),
+        ("a", "A", (), "A.png"),
+        ("a", "contact-sheet", (), "contact-sheet.png"),
+        ("a", "a.mask-00-sky-1", ("--masks",), "a.mask-00-sky-1.png"),
+    ],
+)
+def test_layouts_that_would_write_the_same_file_are_named(
+    first: str, second: str, options: tuple[str, ...], file: str, cli: Cli, tiny_model: Path, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{first}.json", tmp_path / f"{second}.json"]
+    for path in paths:
+        path.write_text(json.dumps({"objects": [SKY]}))
+    done = cli("generate", *paths, *options, "--model", tiny_model, "--out", tmp_path / "out")
+    fails_in_one_line(done, [paths[1], f"both would write {file}"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_seeds_and_samples_are_bounded(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    model = ("--model", tiny_model, "--out", tmp_path)
+    assert f"0<=x<={MAX_SEED}" in cli("generate", EXAMPLES[0], *model, "--seed", MAX_SEED + 1).stderr
+    assert "1<=x<=10000" in cli("generate", EXAMPLES[0], *model, "--samples", 10_001).stderr
+    cli("generate", EXAMPLES[0], *model, "--seed", MAX_SEED, "--samples", 2, check=True)
+    assert f"{EXAMPLES[0].stem}.seed0.png" in written(tmp_path)  # the seed after the last
+
+
+def test_standard_input_closed_or_named_twice(cli: Cli, tiny_model: Path) -> None:
+    fails_in_one_line(cli("generate", "-", "-", "--model", tiny_model, stdin="{}"), ["-", "read only once"])
+    command = f"{Path(sys.executable).parent}/lostgan-serve generate - --model {tiny_model} <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    fails_in_one_line(done, ["standard input is closed"])
+
+
+STUCK = """
+import sys, time
+from lostgan_serve.cli import main
+from lostgan_serve.runners.onnxrt import OnnxRunner
+def run(self, tensors, outputs):
+    print("painting", flush=True)
+    time.sleep(60)
+OnnxRunner.run = run
+main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_does_not_wait_for_batches_in_flight(tiny_model: Path, tmp_path: Path) -> None:
+    arguments = ["generate", EXAMPLES[0], "--model", tiny_model, "--out", tmp_path / "out"]
+    command = [sys.executable, "-c", STUCK, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "painting\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 5
+    assert process.returncode == 128 + signal.SIGINT
+    assert errors.splitlines()[-1] == "stopped"
+    assert not (tmp_path / "out").exists()
+
+
 def test_models_that_are_none_are_named(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     cut, foreign, folder = tmp_path / "cut.onnx", tmp_path / "foreign.onnx", tmp_path / "lostgan_128"
     cut.write_bytes(tiny_model.read_bytes()[:50_000])
@@ -114,8 +179,9 @@ def test_models_that_are_none_are_named(cli: Cli, tiny_model: Path, tmp_path: Pa
 
 
 def test_output_that_cannot_be_written_is_named(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    """Before the model is even looked for."""
     (tmp_path / "file").write_text("x")
-    done = cli("generate", EXAMPLES[0], "--model", tiny_model, "--out", tmp_path / "file" / "out")
+    done = cli("generate", EXAMPLES[0], "--model", tmp_path / "none.onnx", "--out", tmp_path / "file" / "out")
     fails_in_one_line(done, [tmp_path / "file" / "out", "cannot write", "choose another folder"])
 
 
@@ -137,7 +203,7 @@ def test_a_full_disk_leaves_no_half_file(limit: int, tiny_model: Path, tiny_chec
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
-def test_python_m_and_version(cli: Cli) -> None:
+def test_version(cli: Cli) -> None:
     assert cli("--version", check=True).stdout.startswith("lostgan-serve, version 0.")
     assert "No such command 'exprt'" in cli("exprt").stderr
 

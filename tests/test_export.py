@@ -17,11 +17,12 @@ from click.testing import CliRunner, Result
 from lostgan_export import bench, cli, parity
 from lostgan_export.fused import fuse
 from lostgan_export.onnx_export import export_onnx, set_manifest
-from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, input_specs, output_specs
-from lostgan_serve.errors import CheckpointError, LostganError, ParityError
+from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, empty_batch, input_specs, output_specs
+from lostgan_serve.errors import CheckpointError, LostganError, ModelError, OutputError, ParityError, ServerError
 from lostgan_serve.manifest import MANIFEST_FILE, METADATA_KEY, Manifest, Parity
 from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.triton import repository
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 from lostgan_train.checkpoint import Checkpoint, random_checkpoint, save_checkpoint
 
@@ -196,10 +197,90 @@ def test_failure_leaves_nothing(
         raise error
 
     monkeypatch.setattr(parity, "check", fail)
-    repository = tmp_path / "repository"
-    result = invoke("--res", 64, "--checkpoint", checkpoint_file, "--repository", repository)
+    result = invoke("--res", 64, "--checkpoint", checkpoint_file, "--repository", tmp_path / "repository")
     assert result.exit_code != 0
-    assert files_in(repository) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminated_export_leaves_nothing(tmp_path: Path, checkpoint_file: Path) -> None:
+    code = (
+        "import os, signal, sys; from lostgan_export import cli, parity; "
+        "parity.check = lambda _: os.kill(os.getpid(), signal.SIGTERM); cli.export(sys.argv[1:])"
+    )
+    options = ["--res", "64", "--checkpoint", str(checkpoint_file), "--repository", str(tmp_path / "repository")]
+    done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 143, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_configurations_and_version_go_together(
+    tmp_path: Path, checkpoint_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot be built leaves everything as it was; one that cannot be written is no secret."""
+    arguments = ("--res", 64, "--checkpoint", checkpoint_file, "--repository", tmp_path)
+    assert invoke(*arguments).exit_code == 0
+    before = {path: path.read_bytes() for path in files_in(tmp_path)}
+
+    def fail(*_: Any) -> None:
+        raise OutputError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(repository, "_embedded", fail)
+        assert isinstance(invoke(*arguments, "--max-batch", 2).exception, OutputError)
+    assert {path: path.read_bytes() for path in files_in(tmp_path)} == before
+
+    config = tmp_path / "lostgan_64" / "config.pbtxt"
+    config.unlink()
+    config.mkdir()
+    error = invoke(*arguments).exception
+    assert isinstance(error, OutputError)
+    assert "config.pbtxt: cannot write" in str(error)
+    assert "the new version is published, but" in str(error)
+    assert "--replace" in str(error)
+    config.rmdir()
+    assert invoke(*arguments, "--replace").exit_code == 0
+    assert config.read_bytes() == before[config]
+
+
+def test_tensors_that_do_not_fit_are_one_line(exported: Path) -> None:
+    runner = OnnxRunner(exported)
+    with pytest.raises(ModelError, match=r"model\.onnx: it cannot draw these layouts \(.*\)$") as caught:
+        runner.run(empty_batch(1, SLOTS + 1), OUTPUT_NAMES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_label_does_not_fail_its_batch(exported: Path) -> None:
+    _, manifest = tiny()
+    tensors = to_tensors(parity.sample_layouts(manifest)[:2], manifest)
+    runner = OnnxRunner(exported)
+    expected = runner.run(tensors, ("image",))["image"]
+    tensors["labels"][1, :2] = -1, 10**9
+    outputs = runner.run(tensors, ("image",))["image"]
+    np.testing.assert_array_equal(outputs[0], expected[0])
+
+
+def test_a_repository_given_as_a_model_names_its_models(tmp_path: Path, exported: Path) -> None:
+    for name in ("lostgan_128", "lostgan_256"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.onnx").write_bytes(b"")
+    with pytest.raises(ModelError, match=rf"not a model.*{tmp_path}/lostgan_128, {tmp_path}/lostgan_256$"):
+        OnnxRunner(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000", "https://localhost"])
+def test_bench_wants_the_grpc_address(url: str) -> None:
+    error = CliRunner().invoke(cli.bench, ["--url", url]).exception
+    assert isinstance(error, LostganError)
+    assert "bench measures gRPC" in str(error)
+
+
+def test_bench_takes_a_grpc_url(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "lostgan_128" / "1").mkdir(parents=True)
+    (tmp_path / "lostgan_128" / "1" / "model.onnx").write_bytes(exported.read_bytes())
+    arguments = ["--res", "128", "--repository", str(tmp_path), "--url", "grpc://localhost:1"]
+    error = CliRunner().invoke(cli.bench, arguments).exception
+    assert isinstance(error, ServerError)
+    assert "grpc://localhost:1: " in str(error)
 
 
 def test_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

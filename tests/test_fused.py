@@ -113,6 +113,14 @@ def test_object_of_label_0_over_the_canvas() -> None:
 
 
 @pytest.mark.parametrize("variant", ["v1-64", "v2-128"])
+def test_wrong_labels_become_the_nearest_that_exist(variant: str) -> None:
+    wrong, right = inputs(9, 2, 3, 3), inputs(9, 2, 3, 3)
+    wrong["labels"][1, :2], right["labels"][1, :2] = torch.tensor([-7, LABELS]), torch.tensor([0, LABELS - 1])
+    for a, b in zip(run(fused(variant), wrong), run(fused(variant), right), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("variant", ["v1-64", "v2-128"])
 def test_empty_slots_do_not_matter(variant: str) -> None:
     few = inputs(7, 2, 3, 3)
     many = {name: torch.from_numpy(array) for name, array in empty_batch(2, 12).items()}

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from conftest import Arrays, Cli, fails_in_one_line
 from lostgan_serve.errors import CheckpointError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
 from lostgan_train.generator import GeneratorConfig
-from lostgan_train.official import convert_official, load_official
+from lostgan_train.official import convert_official, load_official, read_official
 from official_state import official_state
 
 Shapes = dict[str, dict[str, list[int]]]
@@ -146,6 +148,45 @@ def test_broken_weight_files_are_named(released: Released, tmp_path: Path) -> No
             load_official(tmp_path / f"{name}.pth", config)
 
 
+def test_a_text_is_not_called_dangerous(tmp_path: Path) -> None:
+    (tmp_path / "page.pth").write_text("<html>404</html>")
+    with pytest.raises(CheckpointError, match=r"not a file that torch\.save wrote") as caught:
+        read_official(tmp_path / "page.pth")
+    assert "could run code" not in str(caught.value)
+
+
+def test_names_must_be_text(tmp_path: Path) -> None:
+    torch.save({7: torch.zeros(1)}, tmp_path / "int.pth")
+    with pytest.raises(CheckpointError, match=r"int\.pth: holds no state dict"):
+        read_official(tmp_path / "int.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_weight_files_are_named_whatever_is_damaged(zipped: bool, tmp_path: Path) -> None:
+    """Of a small file, so that most of the damage is in its structure. Some leaves a file that can be read."""
+    path, rng = tmp_path / "damaged.pth", np.random.default_rng(0)
+    torch.save({"a": torch.zeros(2), "b": torch.ones(1)}, path, _use_new_zipfile_serialization=zipped)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    refused = 0
+    for _ in range(150):
+        damaged = whole.copy()
+        damaged[rng.integers(0, len(damaged), 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(damaged.tobytes())
+        try:
+            read_official(path)
+        except CheckpointError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 20
+
+
+def test_released_weights_that_are_not_finite_are_refused(released: Released) -> None:
+    state = released("generator_v1_64")
+    state["fc.bias"] = torch.full_like(state["fc.bias"], torch.inf)
+    with pytest.raises(CheckpointError, match=r"fc\.bias holds values that are not finite"):
+        convert_official(state, GeneratorConfig("v1-64", 184))
+
+
 def test_a_checkpoint_carries_everything(tmp_path: Path) -> None:
     saved = random_checkpoint("v2-256", Vocabulary.built_in("visual-genome"), seed=3, ch=2)
     save_checkpoint(tmp_path / "a.safetensors", saved)
@@ -185,6 +226,31 @@ def test_broken_checkpoints_are_named(tmp_path: Path, tiny_checkpoint: Path) -> 
     for name, word in words.items():
         with pytest.raises(CheckpointError, match=rf"{name}: .*{word}"):
             load_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("weights", None, "metadata is damaged"),
+        ("weights", "some", "metadata is damaged"),
+        ("seed", "x", "metadata is damaged"),
+        ("config", '{"variant": "v1-64", "num_labels": 2, "ch": 10000000}', "do not fit its own config"),
+        ("config", '{"variant": "v1-64", "num_labels": 2, "ch": 1.5}', "do not fit its own config"),
+        ("vocabulary", '{"name": "x", "labels": ["__image__"]}', "1 labels in the vocabulary, 2 in the config"),
+        ("vocabulary", '{"name": "x", "labels": ["__image__", 3]}', "metadata is damaged"),
+    ],
+)
+def test_damaged_metadata_is_named(key: str, value: str | None, words: str, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    save_checkpoint(whole, random_checkpoint("v1-64", Vocabulary("x", ("__image__", "sky")), seed=0, ch=1))
+    with safe_open(whole, framework="pt") as file:
+        metadata, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert load_checkpoint(whole).seed == 0
+    del metadata[key]
+    save_file(state, tmp_path / "damaged", metadata if value is None else {**metadata, key: value})
+    with pytest.raises(CheckpointError, match=f"damaged: .*{words}") as caught:
+        load_checkpoint(tmp_path / "damaged")
+    assert "\n" not in str(caught.value)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -60,6 +60,23 @@ def test_an_overlay_tints_each_mask(result: Result) -> None:
     np.testing.assert_allclose(pixels[300, 508], 100, atol=2)  # bicubic enlargement rings a little
 
 
+def test_no_box_crosses_a_name_and_long_names_are_shortened() -> None:
+    sky = {"label": "sky", "box": [0.4, 0.5, 0.6, 0.5], "id": "n" * 200}
+    sea = {"label": "sea", "box": [0, 0.2, 0.45, 0.8]}  # its right side runs through sky's name
+    alone, both = (np.asarray(layout_picture(Layout.parse({"objects": o}))) for o in ([sky], [sky, sea]))
+    name = np.s_[258:270, 206:300]
+    np.testing.assert_array_equal(alone[name], both[name])
+    assert tuple(alone[262, 500]) != color_of(0)
+
+
+def test_names_are_legible_on_every_colour() -> None:
+    for slot in range(12):
+        items = [{"label": "sky", "box": [0, 0.9, 0.1, 0.1], "id": f"{n}"} for n in range(slot)]
+        items.append({"label": "sky", "box": [0, 0, 1, 1], "id": "MMMMMM"})
+        pixels = np.asarray(layout_picture(Layout.parse({"objects": items})).convert("L")).astype(int)[4:16, 4:60]
+        assert pixels.max() - pixels.min() > 90
+
+
 def test_drawings_and_sheets_have_the_stated_size(result: Result) -> None:
     assert layout_picture(result.layout, 200).size == (200, 200)
     assert contact_sheet([result] * 3, side_px=100).width == 10 + 3 * 110
@@ -79,6 +96,11 @@ def test_files_are_pngs_with_safe_names(result: Result) -> None:
     assert result.masks is not None
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(files["view.png"]))), result.image)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(files["view.mask-01-sea-1.png"]))), result.masks[1])
+
+
+def test_mask_files_have_names_of_a_bounded_length(result: Result) -> None:
+    many = Result(result.layout, ("é" * 200, "b", "c"), result.image, result.object_map, result.masks)
+    assert f"view.mask-00-{'é' * 50}.png" in dict(files_of(many, masks=True))
 
 
 def test_colors_of_neighbouring_slots_differ() -> None:

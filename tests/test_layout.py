@@ -61,7 +61,7 @@ def test_a_box_may_stick_out_by_a_rounding_error() -> None:
         ([{"label": "sea", "box": [0.5, 0, -0.5, 1]}], ['objects[0].box ("sea")', "no area"]),
         ([{"label": "sea", "box": [0, 0, 1e-300, 1]}], ["no area"]),
         ([{"label": "sea", "box": [0.5, 0, 1, 1]}], ["outside the canvas", "inside is [0.5, 0, 0.5, 1]"]),
-        ([{"label": "sea", "box": [0, 0, 640, 480]}], ["outside the canvas", "give `canvas`"]),
+        ([{"label": "sea", "box": [0, 0, 640, 480]}], ["[0, 0, 640, 480] lies outside the canvas", "give `canvas`"]),
         ([{"label": "sea", "box": [-3, 0, 1, 1]}], ["outside the canvas"]),
         ([SKY | {"id": "a"}, SKY | {"id": "a"}], ["objects[0].id 'a'", "stands 2 times"]),
         ([SKY | {"id": "__image__"}], ["objects[0].id", "background"]),
@@ -155,6 +155,29 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
         load_layouts(path)
 
 
+def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
+    one = json.dumps({"objects": [SKY | {"id": "a\u2028b"}]}, ensure_ascii=False)
+    layouts = parse_layouts(f"{one}\r\n{one}\r\n", "name", "source")
+    assert [layout.objects[0].id for layout in layouts] == ["a\u2028b"] * 2
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"objects": [SKY]}), encoding="utf-8-sig")
+    assert Layout.load(path).objects[0].label == "sky"
+
+
+def test_long_texts_are_shortened_in_messages() -> None:
+    long = "x" * 200
+    for objects in ([SKY | {"id": long}] * 2, [SKY | {"label": long, "box": [0, 0, 0, 0]}], [SKY | {long: 1}]):
+        with pytest.raises(LayoutError) as caught:
+            Layout.parse({"objects": objects})
+        assert len(str(caught.value)) < 160
+    with pytest.raises(VocabularyError) as unknown:
+        Vocabulary.built_in("scenes").id_of(long)
+    assert len(str(unknown.value)) < 160
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -201,7 +224,15 @@ def test_a_general_coco_class_may_drop_its_ending() -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "near"), [("persn", "person"), ("Sky", "sky"), ("skyy", "sky"), ("xqzw", "`lostgan-serve labels")]
+    ("label", "near"),
+    [
+        ("persn", "person"),
+        ("Sky", "sky"),
+        ("skyy", "sky"),
+        ("sjy", "sky"),
+        ("xqzw", "`lostgan-serve"),
+        ("trouser", "`lostgan-serve"),
+    ],
 )
 def test_an_unknown_label_gets_the_nearest_names(label: str, near: str) -> None:
     with pytest.raises(VocabularyError, match=near):

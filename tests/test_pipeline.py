@@ -66,7 +66,7 @@ def test_codes_are_standard_normal() -> None:
 
 
 @given(st.integers(0, 2**63 - 1), st.text(max_size=20), st.floats(0.05, 8))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_truncation_redraws_what_is_beyond_it_and_nothing_else(seed: int, name: str, truncation: float) -> None:
     free, truncated = style_code(seed, name, 8.0), style_code(seed, name, truncation)
     assert np.abs(truncated).max() <= np.float32(truncation)
@@ -85,7 +85,7 @@ drawn = st.lists(st.fixed_dictionaries({"label": st.sampled_from(SCENES), "box":
 
 
 @given(drawn, st.randoms(), st.data())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_an_objects_code_does_not_depend_on_the_others(objects: list[dict[str, Any]], rng: Any, data: Any) -> None:
     """Adding, removing, moving, reordering or relabelling other objects leaves it bit-identical."""
     objects = [{**item, "id": f"object {n}"} for n, item in enumerate(objects)]
@@ -209,3 +209,40 @@ def test_layouts_are_taken_lazily_and_a_bad_one_stops_there() -> None:
     assert len(taken) <= 4
     with pytest.raises(LayoutError, match="room for 6"):
         list(results)
+
+
+class StuckRunner(RecordingRunner):
+    """Answers the first batch, and no other until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(manifest(max_batch=1))
+        self.let_go = threading.Event()
+
+    def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
+        if self.batches:
+            self.let_go.wait()
+        return super().run(tensors, outputs)
+
+
+def test_a_caller_that_stops_early_does_not_wait() -> None:
+    runner = StuckRunner()
+    results = generate([layout("sky")] * 5, runner)
+    try:
+        next(results)
+        results.close()  # type: ignore[attr-defined]
+        assert not runner.let_go.is_set()
+        assert runner.batches == [1]
+    finally:
+        runner.let_go.set()
+
+
+def test_an_error_does_not_wait_for_other_batches() -> None:
+    runner = StuckRunner()
+    results = generate([layout("sky"), layout("sky"), layout(*SCENES[:7])], runner)
+    try:
+        next(results)
+        with pytest.raises(LayoutError, match="room for 6"):
+            next(results)
+        assert runner.batches == [1]
+    finally:
+        runner.let_go.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,29 @@ def test_unwritable_repository(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="file"):
         write_configurations(tmp_path / "file", "lostgan_512", a_manifest())
+
+
+def test_the_loser_of_two_exports_at_once_is_told(tmp_path: Path) -> None:
+    def race() -> None:
+        with new_version(tmp_path, "lostgan_512") as folder:
+            (folder / "model.onnx").write_bytes(b"loser")
+            publish(tmp_path, data=b"winner")
+
+    with pytest.raises(OutputError, match=r"lostgan_512/1: another process has made it meanwhile"):
+        race()
+    assert (tmp_path / "lostgan_512" / "1" / "model.onnx").read_bytes() == b"winner"
+
+
+def test_manifest_of_a_newer_version_is_read() -> None:
+    manifest = a_manifest()
+    newer = json.dumps(json.loads(manifest.to_json()) | {"added_later": 1})
+    assert Manifest.from_json(newer, "newer") == manifest
+
+
+def test_manifest_has_a_resolution_that_exists() -> None:
+    odd = a_manifest().to_json().replace('"resolution": 512', '"resolution": 100')
+    with pytest.raises(ModelError, match="odd: not a lostgan-serve model"):
+        Manifest.from_json(odd, "odd")
 
 
 def test_model_name() -> None:

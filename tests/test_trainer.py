@@ -164,7 +164,7 @@ def test_two_processes_are_as_one(scenes: Path, tmp_path: Path) -> None:
     ]
     assert [rank.wait(300) for rank in ranks] == [0, 0]
     for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        assert two == pytest.approx(one, abs=1e-4)
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-4)
 
 
 def test_sigterm_saves_and_the_command_resumes(scenes: Path, tmp_path: Path, cli: Cli) -> None:

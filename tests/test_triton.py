@@ -249,6 +249,44 @@ def test_server_that_does_not_answer(protocol: Any) -> None:
         TritonRunner(f"127.0.0.1:{silent.getsockname()[1]}", MODEL, protocol, timeout_s=0.5)
 
 
+def test_close_ends_what_is_in_flight(server: Endpoints) -> None:
+    runner = TritonRunner(server.grpc, MODEL)
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:
+        runner._client = triton_grpc.InferenceServerClient(f"127.0.0.1:{silent.getsockname()[1]}")
+        call = pool.submit(runner.run, layouts(1, runner.manifest.slots), ["image"])
+        silent.accept()
+        began = time.monotonic()
+        runner.close()
+        with pytest.raises(ServerError):
+            call.result(timeout=30)
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("url", ["https://localhost:8000", "grpcs://localhost:8001"])
+def test_tls_is_refused(url: str) -> None:
+    with pytest.raises(ServerError, match="TLS is not supported; give http://"):
+        TritonRunner(url, MODEL)
+
+
+def test_what_a_server_says_is_made_fit_for_a_terminal() -> None:
+    answer = b"HTTP/1.1 500 Oh\r\nContent-Length: %d\r\n\r\n%s"
+    body = json.dumps({"error": "\x1b[31mred\x07 " + "x" * 5000}).encode()
+
+    def answer_once(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(answer % (len(body), body))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        pool.submit(answer_once, listening)
+        with pytest.raises(ServerError) as caught:
+            TritonRunner(f"http://127.0.0.1:{listening.getsockname()[1]}", MODEL)
+    assert "[31mred xxx" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_unknown_model(server: Endpoints, protocol: Any) -> None:
     with pytest.raises(ModelError, match=f"no model 'lostgan_512' is ready there; it has: .*{MODEL}"):
@@ -307,14 +345,22 @@ def test_admin_apis_are_locked(server: Endpoints) -> None:
 # Starting and stopping
 
 
-def serving(repository: Path) -> subprocess.Popen[str]:
-    """A process that runs `serve` on free ports; it has printed its endpoints."""
+def starting(repository: Path) -> subprocess.Popen[str]:
+    """A process that is about to run `serve` on free ports; it has printed one line."""
     code = f"import sys; from pathlib import Path; from lostgan_serve.triton.server import serve; \
-             sys.exit(serve(Path({str(repository)!r}), 0, 0, 0))"
+             print('starting'); sys.exit(serve(Path({str(repository)!r}), 0, 0, 0))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
+    assert process.stdout
+    assert process.stdout.readline() == "starting\n"
+    return process
+
+
+def serving(repository: Path) -> subprocess.Popen[str]:
+    """A process that runs `serve` on free ports; it has printed its endpoints."""
+    process = starting(repository)
     assert process.stdout
     assert any(line.startswith("Ctrl-C") for line in process.stdout)
     return process
@@ -371,6 +417,17 @@ def test_stop_by_signal(small_repository: Path, number: signal.Signals) -> None:
         assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("delay_s", [0.02, 0.3])
+def test_stop_by_signal_during_the_start(small_repository: Path, delay_s: float) -> None:
+    process = starting(small_repository)
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert errors == ""
+    assert not shared_memory(process)
+
+
 def test_server_is_killed(small_repository: Path) -> None:
     process = serving(small_repository)
     with leaves_nothing(process) as tritonserver:
@@ -386,8 +443,8 @@ def test_parent_is_killed(small_repository: Path) -> None:
         process.kill()
 
 
-def test_versions_stay_as_they_were_exported(small_repository: Path, server: Endpoints) -> None:
-    assert sorted(path.name for path in (small_repository / MODEL / "1").iterdir()) == ["model.onnx", "model.py"]
+def test_versions_stay_as_they_were_exported(repository: Path, server: Endpoints) -> None:
+    assert sorted(path.name for path in (repository / MODEL / "1").iterdir()) == ["model.onnx", "model.py"]
 
 
 @pytest.mark.parametrize("option", ["http_port", "grpc_port", "metrics_port"])

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
-from lostgan_serve.errors import ModelError, require
+from lostgan_serve.errors import LostganError, ModelError, require
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners import Runner
@@ -119,7 +119,11 @@ def bench_server(
     repository: Path, model: str, url: str, concurrency: int, rounds: int, progress: Progress
 ) -> list[Served]:
     """Measure a server's throughput, asked for the image alone and for every output, against the same model in this
-    process. Raises ModelError where the server's model is not the one in `repository`, and ServerError."""
+    process. url: host:port of the server's gRPC, with or without grpc://. Raises LostganError for another protocol,
+    ModelError where the server's model is not the one in `repository`, and ServerError."""
+    url = url.removeprefix("grpc://").rstrip("/")
+    if "://" in url:
+        raise LostganError(f"--url {url}: bench measures gRPC; give its address as HOST:PORT, such as localhost:8001")
     local, remote = OnnxRunner(repository / model), TritonRunner(url, model)
     try:
         if remote.manifest.serving_parameters() != local.manifest.serving_parameters():

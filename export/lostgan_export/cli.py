@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lostgan_serve.contract import MAX_SLOTS, RESOLUTIONS
-from lostgan_serve.errors import CheckpointError, LostganError, require
+from lostgan_serve.errors import CheckpointError, LostganError, OutputError, require
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 
 if TYPE_CHECKING:
     from lostgan_serve.manifest import Manifest
     from lostgan_train.checkpoint import Checkpoint
 
-VARIANTS = {64: "v1-64", 128: "v2-128", 256: "v2-256", 512: "v2-512"}
+DEFAULT_VARIANTS = {64: "v1-64", 128: "v2-128", 256: "v2-256", 512: "v2-512"}
 """The variant that stands for each resolution where no checkpoint says which."""
 
 BUNDLED = Path("checkpoints")
@@ -66,7 +68,8 @@ def export(
     slots = _slots(source.vocabulary, max_objects)
     if source.weights == "untrained":
         click.echo("note: these weights are untrained: the model has its full speed and paints noise")
-    folder = _publish(source, slots, max_batch, repository, replace)
+    with _cleaning_up_on_sigterm():
+        folder = _publish(source, slots, max_batch, repository, replace)
     click.echo(folder)
 
 
@@ -118,7 +121,8 @@ def bench(
 
 
 def _publish(source: Checkpoint, slots: int, max_batch: int, repository: Path, replace: bool) -> Path:
-    """Fuse, export, compare and publish; the folder of the model. Where a step fails the repository stays as it was."""
+    """Fuse, export, compare and publish; the folder of the model. Where a step fails the repository stays as it was,
+    but for the last step, the configurations: the error says that the version is there without them."""
     from lostgan_export import parity
     from lostgan_export.fused import fuse
     from lostgan_export.onnx_export import export_onnx, set_manifest
@@ -147,7 +151,15 @@ def _publish(source: Checkpoint, slots: int, max_batch: int, repository: Path, r
             manifest = manifest.model_copy(update={"parity": measured})
             set_manifest(model, manifest)
             write_file(folder / MANIFEST_FILE, manifest.to_json().encode())
-            write_configurations(repository, name, manifest)
+            with tempfile.TemporaryDirectory(prefix="lostgan-export-") as scratch:
+                write_configurations(Path(scratch), name, manifest)  # what cannot be built fails before the rename
+    try:
+        write_configurations(repository, name, manifest)
+    except OutputError as error:
+        raise OutputError(
+            f"{error}; the new version is published, but the model's configuration is not: mend this, then export "
+            "again with --replace"
+        ) from error
     return repository / name
 
 
@@ -188,7 +200,7 @@ def _load(path: Path, resolution: int, *, bundled: bool = False) -> Checkpoint:
 def _random(resolution: int, vocabulary: str, seed: int) -> Checkpoint:
     from lostgan_train.checkpoint import random_checkpoint
 
-    return random_checkpoint(VARIANTS[resolution], Vocabulary.built_in(vocabulary), seed)
+    return random_checkpoint(DEFAULT_VARIANTS[resolution], Vocabulary.built_in(vocabulary), seed)
 
 
 def _slots(vocabulary: Vocabulary, max_objects: int | None) -> int:
@@ -200,6 +212,20 @@ def _slots(vocabulary: Vocabulary, max_objects: int | None) -> int:
             f"{MAX_SLOTS} at most; give --max-objects {MAX_SLOTS - 1} or less"
         )
     return slots
+
+
+@contextmanager
+def _cleaning_up_on_sigterm() -> Iterator[None]:
+    """Meanwhile SIGTERM ends the process as an exception does, so that temporary folders are removed."""
+
+    def stop(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager

@@ -69,6 +69,7 @@ class FusedGenerator(nn.Module):
         self.to_rgb = fold_conv(generator.to_rgb)
 
     def forward(self, labels: Tensor, boxes: Tensor, z_obj: Tensor, z_img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        labels = labels.clamp(0, self.label_table.shape[0] - 1)  # or one wrong id would fail the whole batch
         objects = torch.cat([z_obj, F.embedding(labels, self.label_table)], -1)
         pasted = paste_masks(self.mask_net(objects), boxes)
         objects = torch.cat([objects, self.constant_slot.expand(objects.shape[0], -1, -1)], 1).mT

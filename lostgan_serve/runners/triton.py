@@ -27,23 +27,27 @@ class TritonRunner:
     """Runs a model of a Triton server that follows lostgan-serve's contract; any number of threads may share one.
 
     url: host:port; a prefix http:// or grpc:// settles the protocol. model: by default the only one that the server
-    has. timeout_s: the longest wait for one answer, in seconds. Raises ServerError where no Triton server answers
-    there, and ModelError where it has no such model or the model is none of lostgan-serve's.
+    has. timeout_s: the longest wait for one answer, in seconds, the time in the server's queue included. Raises
+    ServerError where no Triton server answers there, and ModelError where it has no such model or the model is none of
+    lostgan-serve's.
     """
 
-    # one batch is computed, one waits in the server's queue, and two are on their way in and out
-    concurrency = 4
+    # One batch is computed while the one before it comes back and the next goes out to wait in the server's queue. More
+    # would only wait there, and a request's time limit counts while it does.
+    concurrency = 2
 
     def __init__(
         self,
         url: str = "localhost:8001",
         model: str | None = None,
         protocol: Protocol = "grpc",
-        timeout_s: float = 60.0,
+        timeout_s: float = 300.0,
     ) -> None:
         if url.startswith(("grpc://", "http://")):
             protocol = "grpc" if url.startswith("grpc") else "http"
             url = url.partition("://")[2].rstrip("/")
+        if url.startswith(("https://", "grpcs://")):
+            raise ServerError(f"{url}: TLS is not supported; give http://host:port or grpc://host:port")
         self._url, self._protocol, self._timeout_s = url, protocol, timeout_s
         self._triton = require(f"tritonclient.{protocol}", "server")
         self._utils = require("tritonclient.utils", "server")
@@ -71,7 +75,7 @@ class TritonRunner:
         return {name: result.as_numpy(name) for name in outputs}
 
     def close(self) -> None:
-        """See `Runner.close`."""
+        """See `Runner.close`. Over gRPC, calls in flight end at once."""
         self._client.close()
 
     def _input(self, name: str, array: Array) -> Any:
@@ -105,7 +109,7 @@ class TritonRunner:
         of_triton = isinstance(error, self._utils.InferenceServerException)
         status = str(error.status()).removeprefix("StatusCode.") if of_triton else ""  # type: ignore[attr-defined]
         text = str(error.message() if of_triton else error) or type(error).__name__  # type: ignore[attr-defined]
-        text = text.strip().partition("\n")[0]
+        text = _printable(text.strip().partition("\n")[0])
         server = f"{self._protocol}://{self._url}"
         if _QUEUE_FULL in text:
             return ServerError(f"{server}: the server's queue is full; try again later, or with fewer clients")
@@ -130,7 +134,7 @@ class TritonRunner:
     def _models(self) -> list[str]:
         """The models that the server has. Its statistics list them; its repository's index is an admin API."""
         answer = self._client.get_inference_statistics(**self._as_json, **self._options)
-        return sorted({model["name"] for model in answer.get("model_stats", [])})
+        return sorted({_printable(model["name"]) for model in answer.get("model_stats", [])})
 
     def _only_model(self) -> str:
         models = self._ask(self._models)
@@ -146,6 +150,11 @@ class TritonRunner:
             return f"it has: {', '.join(self._models()) or 'none'}"
         except (self._utils.InferenceServerException, OSError, http.client.HTTPException):
             return "check its name and the address"
+
+
+def _printable(text: str) -> str:
+    """What a server says, fit for a terminal."""
+    return "".join(c for c in text if c.isprintable())[:300]
 
 
 class _HttpClient:

@@ -85,10 +85,8 @@ def serve(
     A port of 0 stands for a free one. verbose: print all of the server's log, not only warnings and errors. Returns the
     server's exit code: 0 after a clean stop, 128 + n where signal n ended it. Raises what `running_server` does.
     """
-    with (
-        _Server(repository, (http_port, grpc_port, metrics_port), host, progress=True, verbose=verbose) as server,
-        _forward_signals(server),
-    ):
+    server = _Server(repository, (http_port, grpc_port, metrics_port), host, progress=True, verbose=verbose)
+    with _forward_signals(server), server:
         endpoints = server.wait_until_ready()
         if endpoints is not None:
             click.echo(f"HTTP     http://{endpoints.http}")
@@ -132,7 +130,7 @@ class _Server:
         self._progress, self._verbose = progress, verbose
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._problems: list[str] | None = []  # of the start, until it is clear whether it failed
-        self._stopping = False
+        self._started = self._stopping = False
 
     def __enter__(self) -> _Server:
         self._models = exported_models(self._repository)
@@ -153,6 +151,9 @@ class _Server:
                 text=True,
                 errors="replace",
             )
+            self._started = True
+            if self._stopping:  # asked before there was a process to pass it on to
+                self.send_signal(signal.SIGTERM)
             stack.callback(self._stop)
             self._reader = threading.Thread(target=self._read_log, daemon=True)
             self._reader.start()
@@ -163,9 +164,10 @@ class _Server:
         self._cleanup.close()
 
     def send_signal(self, number: int) -> None:
-        """Ask the server to stop."""
+        """Ask the server to stop, if need be as soon as it has started."""
         self._stopping = True
-        self._process.send_signal(number)
+        if self._started:
+            self._process.send_signal(number)
 
     def wait(self) -> int:
         """Wait for the server's end. Returns its exit code, 128 + n where signal n ended it."""

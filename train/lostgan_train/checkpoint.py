@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -69,28 +70,35 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: a safetensors file, but not one of lostgan-serve's generators")
-    generator, vocabulary = _build(path, metadata)
+    config, known = _parse(path, metadata)
     try:
+        with torch.device("meta"):  # shapes only: a damaged config must not allocate what no machine has
+            Generator(config).load_state_dict(state, assign=True)
+        generator = Generator(config)
         generator.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split("\n")[1:2]).strip()
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split("\n")[:2][-1:]).strip()
         raise CheckpointError(f"{path}: its weights do not fit its own config ({reason}); fetch it again") from error
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise CheckpointError(f"{path}: holds weights that are not finite; take an earlier checkpoint of that run")
-    trained = metadata["weights"] == "trained"
-    return Checkpoint(
-        generator.eval(),
-        vocabulary,
-        "trained" if trained else "untrained",
-        None if trained else json.loads(metadata["seed"]),
-        hashlib.sha256(path.read_bytes()).hexdigest(),
-    )
+    return Checkpoint(generator.eval(), *known, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def _build(path: Path, metadata: dict[str, str]) -> tuple[Generator, Vocabulary]:
+_Known = tuple[Vocabulary, Literal["trained", "untrained"], "int | None"]
+
+
+def _parse(path: Path, metadata: dict[str, str]) -> tuple[GeneratorConfig, _Known]:
+    """The config, and a `Checkpoint`'s vocabulary, weights and seed. Raises CheckpointError."""
     try:
-        vocabulary = json.loads(metadata["vocabulary"])
-        vocabulary["labels"] = tuple(vocabulary["labels"])
-        return Generator(GeneratorConfig(**json.loads(metadata["config"]))), Vocabulary(**vocabulary)
+        config = GeneratorConfig(**json.loads(metadata["config"]))
+        vocabulary = TypeAdapter(Vocabulary).validate_json(metadata["vocabulary"])
+        weights: Literal["trained", "untrained"] = TypeAdapter(Literal["trained", "untrained"]).validate_python(
+            metadata["weights"]
+        )
+        seed = TypeAdapter(int | None).validate_json(metadata["seed"])
+        if len(vocabulary) != config.num_labels:
+            raise ValueError(f"{len(vocabulary)} labels in the vocabulary, {config.num_labels} in the config")
     except (KeyError, ValueError, TypeError, VocabularyError) as error:
-        raise CheckpointError(f"{path}: its metadata is damaged ({error}); fetch it again") from error
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: its metadata is damaged ({reason}); fetch it again") from error
+    return config, (vocabulary, weights, seed if weights == "untrained" else None)

@@ -19,6 +19,8 @@ _LEAVES = {
     "parametrizations.weight.0._v": "weight_v",
 }
 _POWER_ITERATIONS = 50
+_MAGICS = (b"PK\x03\x04", b"\x80")
+"""How the files of torch.save begin: a zip archive or, before torch 1.6, a pickle."""
 
 
 def official_modules(config: GeneratorConfig) -> dict[str, str]:
@@ -77,13 +79,16 @@ def convert_official(state: Mapping[str, Tensor], config: GeneratorConfig) -> Ge
     """Build a generator from an official state dict, `module.` prefix or not.
 
     Spectral-norm vectors that older files lack are found by power iteration. Raises CheckpointError where a name is
-    missing, left over or of another shape.
+    missing, left over or of another shape, and where a weight is not finite.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     generator = Generator(config)
     ours = generator.state_dict()
     keys = official_keys(generator)
-    _add_spectral_vectors(state, set(keys.values()))
+    try:
+        _add_spectral_vectors(state, set(keys.values()))
+    except (RuntimeError, IndexError) as error:
+        raise CheckpointError(f"weights have shapes that fit no layer ({error}); check --variant") from error
     missing = sorted(set(keys.values()) - set(state))
     unknown = sorted(set(state) - set(keys.values()))
     if missing or unknown:
@@ -104,6 +109,8 @@ def convert_official(state: Mapping[str, Tensor], config: GeneratorConfig) -> Ge
                 f"{list(expected)}; check --variant and --vocabulary"
             )
         converted[key] = value.to(ours[key].dtype)
+        if not torch.isfinite(converted[key]).all():
+            raise CheckpointError(f"{official} holds values that are not finite; fetch the weights again")
     generator.load_state_dict(converted)
     return generator.eval()
 
@@ -137,7 +144,12 @@ def read_official(path: Path) -> dict[str, Tensor]:
     """Read a state dict saved by torch.save; nothing but tensors is ever unpickled. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the .pth file of the released weights")
+    foreign = f"{path}: truncated, or not a file that torch.save wrote; fetch it again"
     try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        if not head.startswith(_MAGICS):
+            raise CheckpointError(foreign)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle protocol; what cannot be read is reported below
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -145,8 +157,14 @@ def read_official(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: not a plain state dict of tensors; refused without unpickling it, since that could run code"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: truncated, or not a file that torch.save wrote; fetch it again") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file can raise almost anything
+        raise CheckpointError(foreign) from error
+    if not isinstance(state, dict) or not state or not all(_is_entry(*item) for item in state.items()):
         raise CheckpointError(f"{path}: holds no state dict (a flat table of tensors); export one with torch.save")
     return state
+
+
+def _is_entry(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
