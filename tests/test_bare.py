@@ -42,7 +42,9 @@ def test_every_module_imports_without_optional_packages(module: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["", "client", "generate", "serve", "labels", "export", "import", "bench"])
+@pytest.mark.parametrize(
+    "command", ["", "client", "generate", "serve", "labels", "export", "import", "bench", "scenes", "train", "evaluate"]
+)
 def test_help_needs_no_optional_package(command: str) -> None:
     done = bare(f"from lostgan_serve.cli import main; main({[*command.split(), '--help']})")
     assert done.returncode == 0, done.stderr

@@ -186,6 +186,13 @@ def test_sigterm_saves_and_the_command_resumes(scenes: Path, tmp_path: Path, cli
     assert len(losses(out)) == done + 2
 
 
+def test_evaluation_scores_a_generator_of_scenes(cli: Cli, tiny_checkpoint: Path) -> None:
+    lines = cli("evaluate", tiny_checkpoint, "--count", 3, check=True).stdout.splitlines()
+    assert lines[0].split()[:2] == ["scenes", "3,"]
+    iou, of_boxes = (float(number.strip("(:)")) for number in (lines[1].split()[4], lines[1].split()[-1]))
+    assert 0 < iou < of_boxes < 1  # untrained, it cannot beat the boxes
+
+
 def test_a_missing_vgg19_is_named(scenes: Path, tmp_path: Path, cli: Cli) -> None:
     words = [tmp_path / "vgg.pth", "no such file", "vgg19-dcbb9e9d.pth", "--perceptual none"]
     options = ("--variant", "v1-64", "--data", scenes, "--out", tmp_path / "run", "--ch", 2, "--batch", 4)

@@ -109,3 +109,23 @@ def train(
         click.echo("  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
     else:
         trainer.run()
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--count", default=1000, show_default=True, type=click.IntRange(1), help="Held-out scenes.")
+def evaluate(checkpoint: Path, count: int) -> None:
+    """Score how well a generator of scenes keeps to the layouts of scenes that it was not trained on."""
+    require("torch", "train")
+    from lostgan_train.checkpoint import load_checkpoint
+    from lostgan_train.evaluate import score_layouts
+
+    loaded = load_checkpoint(checkpoint)
+    if loaded.vocabulary.name != "scenes":
+        raise TrainingError(f"{checkpoint}: paints {loaded.vocabulary.name}; only generators of scenes can be scored")
+    with click.progressbar(length=count, label="painting", file=sys.stderr) as bar:
+        scores = score_layouts(loaded, count, bar.update)
+    click.echo(f"scenes                   {scores.scenes}, {scores.objects} objects")
+    click.echo(f"object map, mean IoU     {scores.object_map_iou:.3f} (boxes alone: {scores.box_iou:.3f})")
+    click.echo(f"two styles of a layout   {scores.style_distance:.1f} of 255 apart in a pixel's colour, on average")
+    click.echo(f"picture against scene    {scores.l1:.1f} of 255 apart, on average")
