@@ -169,13 +169,14 @@ def test_two_processes_are_as_one(scenes: Path, tmp_path: Path) -> None:
 
 def test_sigterm_saves_and_the_command_resumes(scenes: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "run"
-    options = [*OPTIONS, "--data", scenes, "--out", out]
+    options = [*OPTIONS, "--data", scenes, "--out", out, "--workers", 1]
     command = [Path(sys.executable).parent / "lostgan-serve", "train", *options, "--steps", 100_000]
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+    words = [str(word) for word in command]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while not (out / LOG_FILE).exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as a terminal or a cluster does: to the loading process, too
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "go on with --resume" in output

@@ -274,6 +274,7 @@ class Trainer:
                 batch_sampler=mine[: self.config.steps - self.done],
                 num_workers=self.workers,
                 pin_memory=self.device.type == "cuda",
+                worker_init_fn=_leave_signals_to_the_trainer,
             )
             yield from loader
 
@@ -368,3 +369,9 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """In a process that loads images: what stops a run is often sent to all of its processes at once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
