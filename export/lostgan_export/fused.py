@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lostgan_serve.contract import NO_OBJECT
 from lostgan_train.generator import (
     ISLA_EPS,
     MASK_SIDE,
@@ -25,6 +24,7 @@ from lostgan_train.generator import (
     PyramidPool,
     ResBlock,
     lattice,
+    object_map,
     paste_masks,
 )
 
@@ -85,7 +85,7 @@ class FusedGenerator(nn.Module):
             x = block(x, objects, _shares(_resize(masks, side)), _shares(_resize(masks, 2 * side)))
         masks = _resize(masks, self.resolution)
         image = self.to_rgb(x.relu()).tanh()
-        return _to_pixels(image), _object_map(masks), _to_uint8(masks * 255)
+        return _to_pixels(image), object_map(masks), _to_uint8(masks * 255)
 
     def _inside(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and columns of the R/2 lattice that lie in each box, borders included: [B, O, R/2] of 0 and 1."""
@@ -260,12 +260,6 @@ def _to_pixels(image: Tensor) -> Tensor:
 def _to_uint8(levels: Tensor) -> Tensor:
     """Rounded; the cast comes last, since TensorRT has uint8 only at the end of a network."""
     return levels.round().to(torch.uint8)
-
-
-def _object_map(masks: Tensor) -> Tensor:
-    """The slot with the strongest mask at each pixel; none where every mask rounds to zero. [B, R, R] uint8."""
-    strongest, owner = masks.max(1)
-    return torch.where(strongest * 255 > 0.5, owner, NO_OBJECT).to(torch.uint8)
 
 
 def _shares(masks: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import to_tensors
 from lostgan_train.checkpoint import Checkpoint
-from lostgan_train.generator import resize
+from lostgan_train.generator import object_map, resize
 from lostgan_train.scenes.compose import Scene, draw_scene
 
 FIRST_HELD_OUT_SEED = 50_000_000
@@ -84,9 +84,7 @@ def _paint(checkpoint: Checkpoint, manifest: Manifest, layout: Layout, seed: int
     styles = [Layout(layout.objects, seed=2 * seed + k) for k in (0, 1)]
     tensors = to_tensors(styles, manifest)
     output = checkpoint.generator(*(torch.from_numpy(tensors[name]) for name in INPUT_NAMES))
-    masks = resize(output.mask_final, manifest.resolution)[0]
-    strongest, owners = masks.max(0)
-    owners = torch.where(strongest * 255 > 0.5, owners, NO_OBJECT)
+    owners = object_map(resize(output.mask_final, manifest.resolution))[0]
     return ((output.image + 1) * 127.5).permute(0, 2, 3, 1).numpy(), owners.numpy()
 
 

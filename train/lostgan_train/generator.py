@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from lostgan_serve.contract import Z_DIM
+from lostgan_serve.contract import NO_OBJECT, Z_DIM
 
 WIDTHS = {
     "v1-64": (16, 8, 4, 2, 1),
@@ -145,6 +145,15 @@ def draw_boxes(boxes: Tensor, side: int) -> Tensor:
     x, y = lattice(side, boxes)
     inside_x, inside_y = (x >= 0) & (x <= 1), (y >= 0) & (y <= 1)
     return (inside_y.unsqueeze(-1) & inside_x.unsqueeze(-2)).to(boxes.dtype)
+
+
+def object_map(masks: Tensor) -> Tensor:
+    """The slot with the strongest mask at each pixel; none where every mask rounds to zero.
+
+    masks: [B, O, H, W] in [0, 1]. Returns [B, H, W] uint8.
+    """
+    strongest, owner = masks.max(1)
+    return torch.where(strongest * 255 > 0.5, owner, NO_OBJECT).to(torch.uint8)
 
 
 class ISLANorm(nn.Module):

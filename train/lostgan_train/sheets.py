@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lostgan_serve.contract import INPUT_NAMES, NO_OBJECT, Z_DIM, Array
+from lostgan_serve.contract import INPUT_NAMES, Z_DIM, Array
 from lostgan_serve.images import contact_sheet, encode
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.pipeline import Result
 from lostgan_train.data import LayoutDataset
-from lostgan_train.generator import Generator, resize
+from lostgan_train.generator import Generator, object_map, resize
 
 _COLUMNS = 8
 _SMOOTHING = 50  # steps that a point of a curve is the mean of
@@ -41,14 +41,12 @@ def sample_sheet(generator: Generator, dataset: LayoutDataset) -> bytes:
 def _paint(generator: Generator, item: dict[str, torch.Tensor], dataset: LayoutDataset, index: int) -> Result:
     device = next(generator.parameters()).device
     output = generator(*(item[name].unsqueeze(0).to(device) for name in INPUT_NAMES))
-    masks = resize(output.mask_final.float(), generator.config.resolution)[0].cpu()
+    owners = object_map(resize(output.mask_final.float(), generator.config.resolution))[0].cpu().numpy()
     names = [dataset.source.vocabulary.labels[label] for label in item["labels"].tolist()]
     used = [slot for slot, box in enumerate(item["boxes"].tolist()) if box[0] >= 0]
     objects = tuple(LayoutObject(names[k], tuple(item["boxes"][k].tolist()), names[k]) for k in used)
-    strongest, owner = masks.max(0)
-    object_map = torch.where(strongest * 255 > 0.5, owner, NO_OBJECT).to(torch.uint8).numpy()
     return Result(
-        Layout(objects, name=str(index)), tuple(names[k] for k in used), _levels(output.image[0].cpu()), object_map
+        Layout(objects, name=str(index)), tuple(names[k] for k in used), _levels(output.image[0].cpu()), owners
     )
 
 
