@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import Arrays
-from lostgan_export.baseline import PlainGenerator, fold_spectral_norms
+from lostgan_export.baseline import as_the_paper_writes, fold_spectral_norms
 from lostgan_export.fused import FusedGenerator, fuse
 from lostgan_serve.contract import BACKGROUND_BOX, INPUT_NAMES, MAX_SLOTS, NO_OBJECT, PAD_BOX, Array, empty_batch
 from lostgan_train.generator import WIDTHS, Generator, GeneratorConfig, initialize, resize
@@ -22,11 +22,20 @@ from official_state import official_state
 
 LABELS = 9
 
+KINDS: dict[str, dict[str, Any]] = {
+    **{variant: {"variant": variant} for variant in WIDTHS},
+    "boxes for masks": {"variant": "v2-128", "layout_to_mask": False},
+    "no refinement": {"variant": "v2-128", "mask_refinement": False},
+    "spade": {"variant": "v2-128", "norm": "spade"},
+    "spade v1": {"variant": "v1-64", "norm": "spade", "layout_to_mask": False},
+}
+"""The variants, and the paper's ablations of them."""
+
 
 @cache
-def generator(variant: str) -> Generator:
+def generator(kind: str) -> Generator:
     """A small generator in which every folded constant matters: batch norms, biases and alphas are all drawn."""
-    net = Generator(GeneratorConfig(variant, LABELS, ch=2, mask_classes=LABELS + 3))
+    net = Generator(GeneratorConfig(**KINDS[kind], num_labels=LABELS, ch=2, mask_classes=LABELS + 3))
     initialize(net, seed=1)
     rng = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -47,8 +56,8 @@ def generator(variant: str) -> Generator:
 
 
 @cache
-def fused(variant: str) -> FusedGenerator:
-    return fuse(generator(variant))
+def fused(kind: str) -> FusedGenerator:
+    return fuse(generator(kind))
 
 
 def inputs(seed: int, batch: int, slots: int, objects: int) -> dict[str, Tensor]:
@@ -74,12 +83,13 @@ def levels(image: Tensor) -> Array:
     return rounded
 
 
-def assert_equal_but_for_rounding(net: Generator, tensors: dict[str, Tensor]) -> None:
+def assert_equal_but_for_rounding(kind: str, tensors: dict[str, Tensor]) -> None:
     """Few values may fall on the other side of a half, none further."""
+    net = generator(kind)
     expected = run(net, tensors)
-    image, owner, masks = (output.numpy().astype(np.int16) for output in run(fused(net.config.variant), tensors))
+    image, owner, masks = (output.numpy().astype(np.int16) for output in run(fused(kind), tensors))
     soft = resize(expected.mask_final, net.config.resolution).numpy() * 255
-    assert image.std() > 10  # or there would be nothing to compare
+    assert image.std() > 5  # or there would be nothing to compare
     for ours, theirs in ((image, levels(expected.image)), (masks, np.rint(soft))):
         difference = np.abs(ours - theirs)
         assert difference.max() <= 1
@@ -90,26 +100,26 @@ def assert_equal_but_for_rounding(net: Generator, tensors: dict[str, Tensor]) ->
     assert (owned >= soft.max(1) - 0.01)[~none].all()
 
 
-@pytest.mark.parametrize("variant", WIDTHS)
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=3, deadline=None)
 @given(data=st.data())
-def test_fused_equals_unfused(variant: str, data: st.DataObject) -> None:
+def test_fused_equals_unfused(kind: str, data: st.DataObject) -> None:
     slots = data.draw(st.integers(1, 9))
     objects = data.draw(st.integers(1, slots))
     tensors = inputs(data.draw(st.integers(0, 2**32)), data.draw(st.integers(1, 3)), slots, objects)
-    assert_equal_but_for_rounding(generator(variant), tensors)
+    assert_equal_but_for_rounding(kind, tensors)
 
 
 @pytest.mark.parametrize(("slots", "objects"), [(1, 1), (8, 1), (31, 31), (MAX_SLOTS, MAX_SLOTS)])
 def test_any_number_of_slots(slots: int, objects: int) -> None:
-    assert_equal_but_for_rounding(generator("v2-128"), inputs(5, 1, slots, objects))
+    assert_equal_but_for_rounding("v2-128", inputs(5, 1, slots, objects))
 
 
 def test_object_of_label_0_over_the_canvas() -> None:
     """Visual Genome's background: the box makes a slot empty, not the label."""
     tensors = inputs(6, 1, 4, 3)
     tensors["labels"][:, 2], tensors["boxes"][:, 2] = 0, torch.tensor(BACKGROUND_BOX)
-    assert_equal_but_for_rounding(generator("v2-128"), tensors)
+    assert_equal_but_for_rounding("v2-128", tensors)
 
 
 @pytest.mark.parametrize("variant", ["v1-64", "v2-128"])
@@ -120,15 +130,15 @@ def test_wrong_labels_become_the_nearest_that_exist(variant: str) -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("variant", ["v1-64", "v2-128"])
-def test_empty_slots_do_not_matter(variant: str) -> None:
+@pytest.mark.parametrize("kind", ["v1-64", "v2-128", "boxes for masks", "spade"])
+def test_empty_slots_do_not_matter(kind: str) -> None:
     few = inputs(7, 2, 3, 3)
     many = {name: torch.from_numpy(array) for name, array in empty_batch(2, 12).items()}
     for name in ("labels", "boxes", "z_obj"):
         many[name][:, :3] = few[name]
     many["z_img"] = few["z_img"]
     assert tuple(many["boxes"][0, 3].tolist()) == pytest.approx(PAD_BOX)
-    for a, b in zip(run(fused(variant), few), run(fused(variant), many), strict=True):
+    for a, b in zip(run(fused(kind), few), run(fused(kind), many), strict=True):
         a, b = a.short(), b.short()
         assert (a - (b[:, :3] if b.dim() == 4 and b.shape[1] == 12 else b)).abs().max() <= 1
 
@@ -137,22 +147,22 @@ def test_fusing_leaves_the_generator_as_it_is() -> None:
     net = generator("v1-64")
     before = {key: value.clone() for key, value in net.state_dict().items()}
     fuse(net)
-    fold_spectral_norms(PlainGenerator(net))
+    fold_spectral_norms(as_the_paper_writes(net))
     after = net.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
     run(net, inputs(0, 1, 2, 2))
 
 
-@pytest.mark.parametrize("variant", WIDTHS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("folded", [False, True])
-def test_formulation_of_the_paper_equals_the_generator(variant: str, folded: bool) -> None:
-    plain = PlainGenerator(generator(variant))
+def test_formulation_of_the_paper_equals_the_generator(kind: str, folded: bool) -> None:
+    plain = as_the_paper_writes(generator(kind))
     if folded:
         fold_spectral_norms(plain)
     tensors = inputs(8, 2, 5, 3)
-    expected = run(generator(variant), tensors)
-    image, masks = run(plain, tensors)
+    expected = run(generator(kind), tensors)
+    image, _, masks = run(plain, tensors)
     torch.testing.assert_close(image, expected.image, rtol=0, atol=1e-4)
     torch.testing.assert_close(masks, expected.mask_final, rtol=0, atol=1e-5)
 
@@ -163,7 +173,7 @@ def test_formulations_equal_the_original(variant: str, name: str, official_shape
     state = {key: torch.from_numpy(np.asarray(value)) for key, value in official_state(official_shapes[name]).items()}
     net = convert_official(state, GeneratorConfig(variant, 184))
     tensors = {key: torch.from_numpy(arrays["boxes_xywh" if key == "boxes" else key]) for key in INPUT_NAMES}
-    image, masks = run(PlainGenerator(net), tensors)
+    image, _, masks = run(as_the_paper_writes(net), tensors)
     np.testing.assert_allclose(image, arrays["image"], rtol=0, atol=2e-4)
     np.testing.assert_allclose(masks, arrays["mask_final"].astype(np.float32), rtol=0, atol=1e-3)  # stored as fp16
     ours = run(fuse(net), tensors)[0].numpy().astype(np.int16)

@@ -263,8 +263,9 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"variant": "v3-128"}, {"ch": 0}, {"num_labels": 0}, {"num_labels": 200}, {"mask_classes": 5}]
+    "fields",
+    [{"variant": "v3-128"}, {"norm": "layer"}, {"ch": 0}, {"num_labels": 0}, {"num_labels": 200}, {"mask_classes": 5}],
 )
 def test_impossible_configs_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"unknown variant|must be positive|must cover"):
+    with pytest.raises(ValueError, match=r"unknown variant|unknown norm|must be positive|must cover"):
         GeneratorConfig(**{"variant": "v1-64", "num_labels": 10, **fields})

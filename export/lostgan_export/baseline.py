@@ -14,59 +14,85 @@ from lostgan_export.fused import fold_conv, fold_linear
 from lostgan_train.generator import (
     ISLA_EPS,
     MASK_MAP_SIDE,
-    START_SIDE,
+    PYRAMID_SIDES,
     Generator,
     ISLANorm,
-    draw_boxes,
+    MaskHead,
+    PyramidPool,
+    ResBlock,
     lattice,
     resize,
 )
 
 
-class PlainGenerator(nn.Module):
-    """A generator's weights in the straightforward formulation: objects' affine parameters are painted into
-    B x O x C x H x W, masks pasted by grid sampling and predicted for every class, maps upsampled before they are
-    convolved, and spectral norms computed on the way.
-
-    The contract's inputs -> image [B, 3, R, R] in [-1, 1] and masks [B, O, h, h] in [0, 1].
-    """
-
-    def __init__(self, generator: Generator) -> None:
-        super().__init__()
-        self.generator = copy.deepcopy(generator)
-        for block in self.generator.blocks:
-            for name in ("norm1", "norm2"):
-                setattr(block, name, PaintedISLANorm(cast(ISLANorm, getattr(block, name))))
-        self.eval()
-
-    def forward(self, labels: Tensor, boxes: Tensor, z_obj: Tensor, z_img: Tensor) -> tuple[Tensor, Tensor]:
-        net = self.generator
-        objects = torch.cat([z_obj, net.label_embedding(labels)], -1)
-        mask_initial = masks = sample_masks(net.mask_net(objects), boxes)
-        clip = draw_boxes(boxes, net.config.resolution // 2)
-        x = net.fc(z_img).view(-1, net.config.channels[0], START_SIDE, START_SIDE)
-        for k, block in enumerate(net.blocks):
-            if k > 0 and net.config.refines_masks:
-                masks = net.refine_masks(k - 1, x, labels, mask_initial, clip)
-            x = block(x, objects, masks)
-        return net.to_rgb(net.final_norm(x).relu()).tanh(), masks
+def as_the_paper_writes(generator: Generator) -> Generator:
+    """A copy with the same weights, under the same names, in the straightforward formulation: objects' affine
+    parameters are painted into B x O x C x H x W, masks pasted by grid sampling and predicted for every class, maps
+    upsampled before they are convolved, and spectral norms computed on the way. It trains, too."""
+    plain = copy.deepcopy(generator)
+    for module in plain.modules():
+        module.__class__ = _PLAIN.get(type(module), type(module))
+    return plain
 
 
-class PaintedISLANorm(nn.Module):
+class PlainGenerator(Generator):
+    """Pastes masks by grid sampling."""
+
+    def initial_masks(self, objects: Tensor, boxes: Tensor) -> Tensor:
+        return (
+            super().initial_masks(objects, boxes)
+            if self.mask_net is None
+            else sample_masks(self.mask_net(objects), boxes)
+        )
+
+
+class PlainISLANorm(ISLANorm):
     """ISLA-Norm by the letter of equations 6 to 9."""
 
-    def __init__(self, norm: ISLANorm) -> None:
-        super().__init__()
-        self.norm = norm
-
     def forward(self, x: Tensor, objects: Tensor, masks: Tensor) -> Tensor:
-        """x: [B, C, H, W]; objects: [B, O, D]; masks: [B, O, h, w]. Returns [B, C, H, W]."""
         masks = resize(masks, x.shape[-1]).unsqueeze(2)
         total = masks.sum(1) + ISLA_EPS
-        gamma, beta = (
-            (layer(objects)[..., None, None] * masks).sum(1) / total for layer in (self.norm.gamma, self.norm.beta)
-        )
-        return cast(Tensor, (1 + gamma) * self.norm.batch_norm(x) + beta)
+        gamma, beta = ((layer(objects)[..., None, None] * masks).sum(1) / total for layer in (self.gamma, self.beta))
+        return cast(Tensor, (1 + gamma) * self.batch_norm(x) + beta)
+
+
+class PlainResBlock(ResBlock):
+    """Upsamples before both convolutions."""
+
+    def forward(self, x: Tensor, objects: Tensor, masks: Tensor) -> Tensor:
+        main = F.interpolate(self.norm1(x, objects, masks).relu(), scale_factor=2, mode="nearest")
+        main = self.conv2(self.norm2(self.conv1(main), objects, masks).relu())
+        return cast(Tensor, main + self.shortcut(F.interpolate(x, scale_factor=2, mode="nearest")))
+
+
+class PlainMaskHead(MaskHead):
+    """Predicts the maps of all classes and gathers those of the labels."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        logits = self.to_classes(self.features(x))
+        return cast(Tensor, logits.gather(1, labels[..., None, None].expand(-1, -1, *x.shape[2:])))
+
+
+class PlainPyramidPool(PyramidPool):
+    """Convolves the concatenation of the upsampled levels and the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = [
+            F.interpolate(
+                norm(conv(F.adaptive_avg_pool2d(x, side))).relu(), x.shape[-2:], mode="bilinear", align_corners=True
+            )
+            for side, conv, norm in zip(PYRAMID_SIDES, self.convs, self.norms, strict=True)
+        ]
+        return cast(Tensor, self.dropout(self.norm(self.bottleneck(torch.cat([*levels, x], 1))).relu()))
+
+
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    Generator: PlainGenerator,
+    ISLANorm: PlainISLANorm,
+    ResBlock: PlainResBlock,
+    MaskHead: PlainMaskHead,
+    PyramidPool: PlainPyramidPool,
+}
 
 
 def sample_masks(masks: Tensor, boxes: Tensor) -> Tensor:

@@ -74,18 +74,17 @@ def bench_formulations(
     """
     import torch
 
-    from lostgan_export.baseline import PlainGenerator, fold_spectral_norms
+    from lostgan_export.baseline import as_the_paper_writes, fold_spectral_norms
     from lostgan_export.fused import fuse
     from lostgan_export.onnx_export import export_onnx
 
     torch.set_num_threads(_cores())
-    plain = PlainGenerator(source.generator)
-    folded = PlainGenerator(source.generator)
+    plain, folded = as_the_paper_writes(source.generator), as_the_paper_writes(source.generator)
     fold_spectral_norms(folded)
     with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
         progress("exporting both formulations")
         files = Path(folder, "plain.onnx"), Path(folder, "ours.onnx")
-        export_onnx(folded, manifest, files[0], ("image", "masks"))
+        export_onnx(folded, manifest, files[0], ("image", "mask_initial", "masks"))
         export_onnx(fuse(source.generator), manifest, files[1])
         plain_runner, runner = (OnnxRunner(file) for file in files)
     del folded

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lostgan_train.generator import (
     ISLA_EPS,
+    MASK_MAP_SIDE,
     MASK_SIDE,
     PYRAMID_SIDES,
     START_SIDE,
@@ -23,9 +24,16 @@ from lostgan_train.generator import (
     ObjectMaskNet,
     PyramidPool,
     ResBlock,
+    SPADENorm,
+    convolve_upsampled,
+    draw_boxes,
+    label_taps,
     lattice,
+    neighbourhoods,
     object_map,
     paste_masks,
+    pooling_matrix,
+    split_bottleneck,
 )
 
 
@@ -55,10 +63,11 @@ class FusedGenerator(nn.Module):
         self.resolution = generator.config.resolution
         self.channels = generator.config.channels[0]
         self.refines_masks = generator.config.refines_masks
+        self.spade = generator.config.norm == "spade"
         self.label_table = _constant(F.pad(F.pad(generator.label_embedding.weight, (0, 1), value=1.0), (0, 1)))
         self.constant_slot = _constant(torch.eye(generator.config.object_dim + 2)[None, -1:])
         self.fc = fold_linear(generator.fc)
-        self.mask_net = FusedMaskNet(generator.mask_net)
+        self.mask_net = None if generator.mask_net is None else FusedMaskNet(generator.mask_net)
         self.mask_heads = nn.ModuleList(
             FusedMaskHead(cast(MaskHead, head), alpha)
             for head, alpha in zip(generator.mask_heads, generator.alphas, strict=True)
@@ -71,8 +80,11 @@ class FusedGenerator(nn.Module):
     def forward(self, labels: Tensor, boxes: Tensor, z_obj: Tensor, z_img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         labels = labels.clamp(0, self.label_table.shape[0] - 1)  # or one wrong id would fail the whole batch
         objects = torch.cat([z_obj, F.embedding(labels, self.label_table)], -1)
-        pasted = paste_masks(self.mask_net(objects), boxes)
+        pasted = (
+            draw_boxes(boxes, MASK_MAP_SIDE) if self.mask_net is None else paste_masks(self.mask_net(objects), boxes)
+        )
         objects = torch.cat([objects, self.constant_slot.expand(objects.shape[0], -1, -1)], 1).mT
+        known_by, guide = (labels, neighbourhoods) if self.spade else (objects, _shares)
         rows, columns = self._inside(boxes)
         x = self.fc(z_img).view(-1, self.channels, START_SIDE, START_SIDE)
         masks = pasted
@@ -82,14 +94,17 @@ class FusedGenerator(nn.Module):
                 step = self.resolution // 2 // side  # nearest resizing by a whole factor keeps every step-th sample
                 clip = rows[:, :, ::step, None], columns[:, :, None, ::step]
                 masks = self.mask_heads[k - 1](x, labels, _resize(pasted, side), clip)
-            x = block(x, objects, _shares(_resize(masks, side)), _shares(_resize(masks, 2 * side)))
+            x = block(x, known_by, guide(_resize(masks, side)), guide(_resize(masks, 2 * side)))
         masks = _resize(masks, self.resolution)
         image = self.to_rgb(x.relu()).tanh()
         return _to_pixels(image), object_map(masks), _to_uint8(masks * 255)
 
     def _inside(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the R/2 lattice that lie in each box, borders included: [B, O, R/2] of 0 and 1."""
+        """Rows and columns of the R/2 lattice that lie in each box, borders included: [B, O, R/2] of 0 and 1. With
+        SPADE all do, but for empty slots (`Generator.clip`)."""
         x, y = (((p >= 0) & (p <= 1)).to(boxes.dtype) for p in lattice(self.resolution // 2, boxes))
+        if self.spade:
+            x, y = (inside.amax(2, keepdim=True).expand_as(inside) for inside in (x, y))
         return y, x
 
 
@@ -143,6 +158,29 @@ class FusedISLANorm(nn.Module):
         return (x * gamma + beta).relu()
 
 
+class FusedSPADENorm(nn.Module):
+    """SPADE and the ReLU after it, with batch norm as an affine map."""
+
+    def __init__(self, norm: SPADENorm) -> None:
+        super().__init__()
+        self.scale, self.shift = (_constant(value.view(-1, 1, 1)) for value in _affine(norm.batch_norm))
+        self.taps = _constant(label_taps(norm.shared).flatten(1))
+        self.bias = _constant(cast(Tensor, norm.shared.bias).unsqueeze(1))
+        self.affine = fold_conv(norm.affine)
+
+    def forward(self, x: Tensor, labels: Tensor, windows: Tensor) -> Tensor:
+        """x: [B, C, H, W]; labels: [B, O]; windows: [B, 9 * O, H * W], the masks' `neighbourhoods`."""
+        slots, width = labels.shape[1], self.bias.shape[0]
+        own = F.embedding(labels, self.taps).view(-1, slots, 9, width).permute(0, 3, 2, 1).reshape(-1, width, 9 * slots)
+        hidden = (own @ windows + self.bias).relu().view(-1, width, *x.shape[2:])
+        gamma, beta = self.affine(hidden).chunk(2, 1)
+        return cast(Tensor, (x * self.scale + self.shift) * (gamma + 1) + beta).relu()
+
+
+def fuse_norm(norm: nn.Module) -> nn.Module:
+    return FusedSPADENorm(norm) if isinstance(norm, SPADENorm) else FusedISLANorm(cast(ISLANorm, norm))
+
+
 class FusedResBlock(nn.Module):
     """A residual block that stays at the lower side as long as it can: the shortcut's 1x1 convolution commutes with
     nearest upsampling, and upsampling joins the 3x3 convolution after it.
@@ -152,15 +190,16 @@ class FusedResBlock(nn.Module):
 
     def __init__(self, block: ResBlock, after: Affine | None = None) -> None:
         super().__init__()
-        self.norm1, self.norm2 = FusedISLANorm(block.norm1), FusedISLANorm(block.norm2)
+        self.norm1, self.norm2 = fuse_norm(block.norm1), fuse_norm(block.norm2)
         self.conv1 = UpsamplingConv(block.conv1)
         self.conv2 = fold_conv(block.conv2, after)
         self.shortcut = fold_conv(block.shortcut, after and Affine(after.scale, torch.zeros_like(after.shift)))
 
-    def forward(self, x: Tensor, objects: Tensor, shares: Tensor, shares_after: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', 2H, 2W]. shares, shares_after: of the sides of x and of the output."""
-        main = self.conv1(self.norm1(x, objects, shares))
-        main = self.conv2(self.norm2(main, objects, shares_after))
+    def forward(self, x: Tensor, known_by: Tensor, guide: Tensor, guide_after: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C', 2H, 2W]. known_by: what the norms know objects by; guide, guide_after: what they take
+        of the masks, of the sides of x and of the output."""
+        main = self.conv1(self.norm1(x, known_by, guide))
+        main = self.conv2(self.norm2(main, known_by, guide_after))
         return cast(Tensor, main + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest"))
 
 
@@ -216,34 +255,26 @@ class FusedMaskHead(nn.Module):
 
 
 class FusedPyramidPool(nn.Module):
-    """Pyramid pooling by constant matrices: average pooling is P x P^T, and the bottleneck's 3x3 convolution over an
-    upsampled n x n level is U (taps of the level) U^T, with U the upsampling shifted by -1, 0 and 1."""
+    """Pyramid pooling by constant matrices, average pooling too: P x P^T."""
 
     def __init__(self, pool: PyramidPool) -> None:
         super().__init__()
         scale, shift = _affine(pool.norm)
-        weight = pool.bottleneck.weight * scale.view(-1, 1, 1, 1)
-        self.width = width = weight.shape[0]
-        *of_levels, of_input = weight.tensor_split([width * (k + 1) for k in range(len(PYRAMID_SIDES))], 1)
+        *taps, own = split_bottleneck(pool.bottleneck.weight * scale.view(-1, 1, 1, 1))
         self.levels = nn.ModuleList(
             fold_conv(cast(nn.Conv2d, conv), _affine(norm)) for conv, norm in zip(pool.convs, pool.norms, strict=True)
         )
-        self.taps = nn.ParameterList(_constant(w.permute(0, 2, 3, 1).reshape(-1, width, 1, 1)) for w in of_levels)
-        self.bottleneck = nn.Conv2d(of_input.shape[1], width, 3, padding=1)
-        self.bottleneck.weight.copy_(of_input)
+        self.taps = nn.ParameterList(_constant(weight) for weight in taps)
+        self.bottleneck = nn.Conv2d(own.shape[1], own.shape[0], 3, padding=1)
+        self.bottleneck.weight.copy_(own)
         cast(Tensor, self.bottleneck.bias).copy_(shift)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 100, H, W], before the ReLU."""
         side = x.shape[-1]
-        total = cast(Tensor, self.bottleneck(x))
-        for level, conv, taps in zip(PYRAMID_SIDES, self.levels, self.taps, strict=True):
-            pool, spread = _pooling_matrix(side, level).to(x), _shifted_upsampling(level, side).to(x)
-            tapped = F.conv2d(conv(pool @ x @ pool.mT).relu(), taps)
-            tapped = tapped.view(-1, self.width, 3, 3, level, level).permute(0, 1, 2, 4, 3, 5)
-            tapped = tapped.reshape(-1, self.width, 3 * level, 3 * level)
-            total = total + spread @ tapped @ spread.mT
-        return total
+        pools = [pooling_matrix(side, level).to(x) for level in PYRAMID_SIDES]
+        levels = [conv(pool @ x @ pool.mT).relu() for pool, conv in zip(pools, self.levels, strict=True)]
+        return cast(Tensor, self.bottleneck(x) + convolve_upsampled(levels, list(self.taps), side))
 
 
 def _resize(maps: Tensor, side: int) -> Tensor:
@@ -307,15 +338,3 @@ def fold_conv(layer: nn.Module, after: Affine | None = None) -> nn.Conv2d:
     copy.weight.copy_(layer.weight * scale.view(-1, 1, 1, 1))
     cast(Tensor, copy.bias).copy_(shift if layer.bias is None else layer.bias * scale + shift)
     return copy
-
-
-def _pooling_matrix(source: int, target: int) -> Tensor:
-    """[target, source]: adaptive average pooling along one axis."""
-    return F.adaptive_avg_pool1d(torch.eye(source)[None], target)[0].mT
-
-
-def _shifted_upsampling(source: int, target: int) -> Tensor:
-    """[target, 3 * source]: bilinear upsampling with aligned corners, shifted by -1, 0 and 1 with zeros outside."""
-    up = F.interpolate(torch.eye(source)[None], size=target, mode="linear", align_corners=True)[0].mT
-    padded = F.pad(up, (0, 0, 1, 1))
-    return torch.cat([padded[shift : shift + target] for shift in range(3)], 1)

@@ -59,7 +59,8 @@ class Scores(NamedTuple):
 
 class DiscriminatorBlock(nn.Module):
     """ReLU-conv-ReLU-conv beside a shortcut; with `halve`, both end in 2x2 averaging. The first block of a network has
-    no ReLU before its first convolution and pools its shortcut before the 1x1."""
+    no ReLU before its first convolution. The shortcut's 1x1 convolution commutes with averaging, so pooling comes
+    first, which is four times less work."""
 
     def __init__(self, inputs: int, outputs: int, *, halve: bool, first: bool = False) -> None:
         super().__init__()
@@ -71,12 +72,8 @@ class DiscriminatorBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C', H, W], or half the sides."""
         main = self.conv2(self.conv1(x if self.first else x.relu()).relu())
-        side = x
-        if self.first:  # a 1x1 convolution commutes with averaging: pooled first, it is four times less work
-            side = self._pool(side)
-        if self.shortcut is not None:
-            side = self.shortcut(side)
-        return self._pool(main) + (side if self.first else self._pool(side))
+        side = self._pool(x)
+        return self._pool(main) + (side if self.shortcut is None else self.shortcut(side))
 
     def _pool(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 2) if self.halve else x

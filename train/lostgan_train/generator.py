@@ -1,13 +1,15 @@
-"""The LostGAN generators: one class for every variant of the paper and for v2-512.
+"""The LostGAN generators: one class for every variant and ablation of the paper, and for v2-512.
 
 Source: Sun and Wu, "Learning Layout and Style Reconfigurable GANs for Controllable Image Synthesis", sections 2.2.1
-(generator) and 2.2.2 (ISLA-Norm, masks). Shapes: B batch, O object slots, C channels, R resolution.
+(generator), 2.2.2 (ISLA-Norm, masks) and 2.2.3 (SPADE). Shapes: B batch, O object slots, C channels, R resolution.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from functools import partial
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +32,13 @@ START_SIDE = 4
 MASK_SIDE = 16  # side of an object's own mask
 MASK_MAP_SIDE = 64  # side of the map that the objects' own masks are pasted into
 MASK_HEAD_WIDTH = 100
+SPADE_WIDTH = 128
 PYRAMID_SIDES = (1, 2, 3, 6)
 ISLA_EPS = 1e-6
 SPECTRAL_EPS = 1e-4
+
+
+Norm = Literal["isla", "spade"]
 
 
 @dataclass(frozen=True)
@@ -41,17 +47,24 @@ class GeneratorConfig:
 
     variant: a key of `WIDTHS`. ch: width multiplier, 64 in the paper. num_labels: rows of the label embedding,
     `__image__` included. mask_classes: maps that a mask head predicts; 184 in all official weights, whatever the
-    vocabulary. Raises ValueError for an unknown variant or impossible sizes.
+    vocabulary. norm: "spade" stands for LostGAN+SPADE (section 2.2.3). layout_to_mask, mask_refinement: components of
+    table 7; without the first, the boxes are the objects' masks. Raises ValueError for an unknown variant or norm, or
+    impossible sizes.
     """
 
     variant: str
     num_labels: int
     ch: int = 64
     mask_classes: int = 184
+    norm: Norm = "isla"
+    layout_to_mask: bool = True
+    mask_refinement: bool = True
 
     def __post_init__(self) -> None:
         if self.variant not in WIDTHS:
             raise ValueError(f"unknown variant {self.variant!r}; known: {', '.join(WIDTHS)}")
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"unknown norm {self.norm!r}; known: {', '.join(get_args(Norm))}")
         if self.ch < 1 or self.num_labels < 1:
             raise ValueError(f"ch and num_labels must be positive, not {self.ch} and {self.num_labels}")
         if self.mask_classes < self.num_labels:
@@ -66,9 +79,13 @@ class GeneratorConfig:
         return START_SIDE << (len(self.channels) - 1)
 
     @property
-    def refines_masks(self) -> bool:
-        """True for V2: masks are updated from feature maps between blocks."""
+    def is_v2(self) -> bool:
         return self.variant.startswith("v2")
+
+    @property
+    def refines_masks(self) -> bool:
+        """Whether masks are updated from feature maps between blocks: in V2, unless switched off."""
+        return self.is_v2 and self.mask_refinement
 
     @property
     def embedding_dim(self) -> int:
@@ -87,7 +104,7 @@ class GeneratorConfig:
 
 class GeneratorOutput(NamedTuple):
     """image: [B, 3, R, R] in [-1, 1]. mask_initial: [B, O, 64, 64], the pasted masks, in [0, 1].
-    mask_final: the masks that enter the last block, [B, O, R/2, R/2] in V2 and `mask_initial` in V1."""
+    mask_final: the masks that enter the last block, [B, O, R/2, R/2] where masks are refined, else `mask_initial`."""
 
     image: Tensor
     mask_initial: Tensor
@@ -159,8 +176,8 @@ def object_map(masks: Tensor) -> Tensor:
 class ISLANorm(nn.Module):
     """Instance-sensitive and layout-aware normalization (equations 2 to 9).
 
-    The objects' affine parameters are mixed by one matrix product per map, so the B x O x C x H x W tensor of the
-    equations never exists.
+    The objects' affine parameters are mixed by one matrix product for both maps, so the B x O x C x H x W tensor of the
+    equations never exists; pixels come first in it, which is the memory order of channels_last.
     """
 
     def __init__(self, channels: int, object_dim: int) -> None:
@@ -173,28 +190,67 @@ class ISLANorm(nn.Module):
         """x: [B, C, H, W]; objects: [B, O, object_dim]; masks: [B, O, h, w], resized to H x W. Returns [B, C, H, W]."""
         masks = resize(masks, x.shape[-1])
         shares = (masks / (masks.sum(1, keepdim=True) + ISLA_EPS)).flatten(2)
-        gamma = 1 + (self.gamma(objects).mT @ shares).view_as(x)
-        beta = (self.beta(objects).mT @ shares).view_as(x)
-        return cast(Tensor, gamma * self.batch_norm(x) + beta)
+        affine = shares.mT @ torch.cat([self.gamma(objects), self.beta(objects)], -1)
+        gamma, beta = affine.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2).chunk(2, 1)
+        normalized = self.batch_norm(x)
+        return cast(Tensor, normalized + gamma * normalized + beta)
+
+
+class SPADENorm(nn.Module):
+    """GauGAN's spatially adaptive normalization, on the masks that the generator makes (section 2.2.3).
+
+    Its label map has the sum of the masks of each label's objects. Only the labels at hand are convolved: labels / O
+    times less work, and no map of all labels. The styles of objects reach it through their masks alone.
+    """
+
+    def __init__(self, channels: int, num_labels: int) -> None:
+        super().__init__()
+        self.batch_norm = nn.BatchNorm2d(channels, affine=False)
+        self.shared = nn.Conv2d(num_labels, SPADE_WIDTH, 3, padding=1)
+        self.affine = nn.Conv2d(SPADE_WIDTH, 2 * channels, 3, padding=1)  # gamma and beta
+
+    def forward(self, x: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
+        """x: [B, C, H, W]; labels: [B, O]; masks: [B, O, h, w], resized to H x W. Returns [B, C, H, W]."""
+        side = x.shape[-1]
+        own = label_taps(self.shared)[labels].permute(0, 3, 2, 1).flatten(2)
+        hidden = own @ neighbourhoods(resize(masks, side)) + self.shared.get_parameter("bias").unsqueeze(1)
+        gamma, beta = self.affine(hidden.relu().unflatten(2, (side, side))).chunk(2, 1)
+        normalized = self.batch_norm(x)
+        return cast(Tensor, normalized + gamma * normalized + beta)
+
+
+def label_taps(conv: nn.Conv2d) -> Tensor:
+    """The weight of a 3x3 convolution of a label map, by label: [labels, 9, outputs]."""
+    return conv.weight.flatten(2).permute(1, 2, 0)
+
+
+def neighbourhoods(maps: Tensor) -> Tensor:
+    """[B, O, H, W] -> [B, 9 * O, H * W]: each pixel's 3x3 neighbours, row by row, zeros outside."""
+    side = maps.shape[-1]
+    padded = F.pad(maps, (1, 1, 1, 1))
+    return torch.cat([padded[:, :, y : y + side, x : x + side] for y in range(3) for x in range(3)], 1).flatten(2)
 
 
 class ResBlock(nn.Module):
-    """Residual block that doubles the side: ISLA-ReLU-up-conv-ISLA-ReLU-conv, beside up-conv1x1."""
+    """Residual block that doubles the side: norm-ReLU-up-conv-norm-ReLU-conv, beside up-conv1x1.
 
-    def __init__(self, inputs: int, outputs: int, object_dim: int) -> None:
+    norm: makes an ISLA-Norm or a SPADE for so many channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.norm1 = ISLANorm(inputs, object_dim)
+        self.norm1 = norm(inputs)
         self.conv1 = spectral_conv(inputs, outputs, 3)
-        self.norm2 = ISLANorm(outputs, object_dim)
+        self.norm2 = norm(outputs)
         self.conv2 = spectral_conv(outputs, outputs, 3)
         self.shortcut = spectral_conv(inputs, outputs, 1)
 
     def forward(self, x: Tensor, objects: Tensor, masks: Tensor) -> Tensor:
-        """x: [B, C, H, W]; objects: [B, O, object_dim]; masks: [B, O, h, w]. Returns [B, C', 2H, 2W]."""
+        """x: [B, C, H, W]; objects: what the norms know them by; masks: [B, O, h, w]. Returns [B, C', 2H, 2W]."""
         main = F.interpolate(self.norm1(x, objects, masks).relu(), scale_factor=2, mode="nearest")
         main = self.conv2(self.norm2(self.conv1(main), objects, masks).relu())
-        shortcut = self.shortcut(F.interpolate(x, scale_factor=2, mode="nearest"))
-        return cast(Tensor, main + shortcut)
+        # A 1x1 convolution commutes with repeating pixels: before it, it is four times less work.
+        return cast(Tensor, main + F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest"))
 
 
 class ObjectMaskNet(nn.Module):
@@ -202,10 +258,10 @@ class ObjectMaskNet(nn.Module):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        width = config.ch * (4 if config.refines_masks else 2)
+        width = config.ch * (4 if config.is_v2 else 2)
 
         def norm() -> nn.Module:
-            return nn.InstanceNorm2d(width) if config.refines_masks else nn.BatchNorm2d(width)
+            return nn.InstanceNorm2d(width) if config.is_v2 else nn.BatchNorm2d(width)
 
         self.fc = spectral_linear(config.object_dim, width * START_SIDE**2)
         self.convs = nn.ModuleList(spectral_conv(width, width, 3) for _ in range(3))
@@ -221,8 +277,41 @@ class ObjectMaskNet(nn.Module):
         return cast(Tensor, self.to_mask(x).sigmoid().view(batch, slots, MASK_SIDE, MASK_SIDE))
 
 
+def pooling_matrix(source: int, target: int) -> Tensor:
+    """[target, source]: adaptive average pooling along one axis."""
+    return F.adaptive_avg_pool1d(torch.eye(source)[None], target)[0].mT
+
+
+def shifted_upsampling(source: int, target: int) -> Tensor:
+    """[target, 3 * source]: bilinear upsampling with aligned corners, shifted by -1, 0 and 1 with zeros outside."""
+    up = F.interpolate(torch.eye(source)[None], size=target, mode="linear", align_corners=True)[0].mT
+    padded = F.pad(up, (0, 0, 1, 1))
+    return torch.cat([padded[shift : shift + target] for shift in range(3)], 1)
+
+
+def convolve_upsampled(levels: Sequence[Tensor], taps: Sequence[Tensor], side: int) -> Tensor:
+    """Sum of 3x3 convolutions of small maps that are upsampled to side x side (bilinear, align_corners=True).
+
+    levels: [B, C, n, n] each. taps: for each level, [9 * C', C, 1, 1], the convolution's weight as a 1x1 convolution
+    to all of its taps, outputs first, then rows and columns. Returns [B, C', side, side] as U taps(level) U^T, with U
+    the upsampling shifted by -1, 0 and 1: the large maps are never convolved.
+    """
+    columns, spreads = [], []
+    for level, weight in zip(levels, taps, strict=True):
+        n = level.shape[-1]
+        spread = shifted_upsampling(n, side).to(level)
+        tapped = F.conv2d(level, weight).view(-1, weight.shape[0] // 9, 3, 3, n, n).permute(0, 1, 2, 4, 3, 5)
+        columns.append(tapped.reshape(-1, weight.shape[0] // 9, 3 * n, 3 * n) @ spread.mT)
+        spreads.append(spread)
+    return torch.cat(spreads, 1) @ torch.cat(columns, 2)
+
+
 class PyramidPool(nn.Module):
-    """Pyramid pooling in place of a mask head's first convolution (v2-128, block 4)."""
+    """Pyramid pooling in place of a mask head's first convolution (v2-128, block 4).
+
+    The bottleneck convolves the concatenation of the upsampled levels and x; being linear, it is computed as a sum,
+    which is nearly all of the work saved, since the levels hold 400 of its channels.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -235,16 +324,24 @@ class PyramidPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W]. Returns [B, outputs, H, W]."""
         levels = [
-            F.interpolate(
-                norm(conv(F.adaptive_avg_pool2d(x, side))).relu(), x.shape[-2:], mode="bilinear", align_corners=True
-            )
+            norm(conv(F.adaptive_avg_pool2d(x, side))).relu()
             for side, conv, norm in zip(PYRAMID_SIDES, self.convs, self.norms, strict=True)
         ]
-        return cast(Tensor, self.dropout(self.norm(self.bottleneck(torch.cat([*levels, x], 1))).relu()))
+        *taps, own = split_bottleneck(self.bottleneck.weight)
+        total = F.conv2d(x, own, padding=1) + convolve_upsampled(levels, taps, x.shape[-1])
+        return cast(Tensor, self.dropout(self.norm(total).relu()))
+
+
+def split_bottleneck(weight: Tensor) -> list[Tensor]:
+    """The weight [W, 4 W + C, 3, 3] of a pyramid's bottleneck -> the taps of its four levels, as `convolve_upsampled`
+    takes them, and the weight [W, C, 3, 3] of its input."""
+    width = weight.shape[0]
+    *of_levels, own = weight.tensor_split([width * (k + 1) for k in range(len(PYRAMID_SIDES))], 1)
+    return [*(part.permute(0, 2, 3, 1).reshape(-1, width, 1, 1) for part in of_levels), own]
 
 
 class MaskHead(nn.Module):
-    """Feature map -> one mask logit map per class ("ToMask" of figure 3)."""
+    """Feature map -> a mask logit map for each object, of its class ("ToMask" of figure 3)."""
 
     def __init__(self, inputs: int, classes: int, pyramid: bool) -> None:
         super().__init__()
@@ -256,9 +353,15 @@ class MaskHead(nn.Module):
             )
         self.to_classes = nn.Conv2d(MASK_HEAD_WIDTH, classes, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, C, H, W]. Returns logits [B, classes, H, W]."""
-        return cast(Tensor, self.to_classes(self.features(x)))
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """x: [B, C, H, W]; labels: [B, O]. Returns logits [B, O, H, W].
+
+        Only the classes at hand are computed, by one matrix product: classes / O times less work than all of them.
+        """
+        features = self.features(x)
+        logits = self.to_classes.weight.flatten(1)[labels] @ features.flatten(2)
+        logits = logits + self.to_classes.get_parameter("bias")[labels].unsqueeze(-1)
+        return cast(Tensor, logits.unflatten(2, x.shape[2:]))
 
 
 class Generator(nn.Module):
@@ -271,8 +374,13 @@ class Generator(nn.Module):
         blocks = len(channels) - 1
         self.label_embedding = nn.Embedding(config.num_labels, config.embedding_dim)
         self.fc = spectral_linear(Z_DIM, channels[0] * START_SIDE**2)
-        self.mask_net = ObjectMaskNet(config)
-        self.blocks = nn.ModuleList(ResBlock(channels[k], channels[k + 1], config.object_dim) for k in range(blocks))
+        self.mask_net = ObjectMaskNet(config) if config.layout_to_mask else None
+        norm: Callable[[int], nn.Module] = (
+            partial(ISLANorm, object_dim=config.object_dim)
+            if config.norm == "isla"
+            else partial(SPADENorm, num_labels=config.num_labels)
+        )
+        self.blocks = nn.ModuleList(ResBlock(channels[k], channels[k + 1], norm) for k in range(blocks))
         heads = blocks - 1 if config.refines_masks else 0
         self.mask_heads = nn.ModuleList(
             MaskHead(channels[k + 1], config.mask_classes, pyramid=k == config.pyramid_block) for k in range(heads)
@@ -284,15 +392,30 @@ class Generator(nn.Module):
     def forward(self, labels: Tensor, boxes: Tensor, z_obj: Tensor, z_img: Tensor) -> GeneratorOutput:
         """The contract's inputs: labels [B, O] int64, boxes [B, O, 4], z_obj [B, O, 128], z_img [B, 128], float32."""
         objects = torch.cat([z_obj, self.label_embedding(labels)], -1)
-        mask_initial = masks = paste_masks(self.mask_net(objects), boxes)
-        clip = draw_boxes(boxes, self.config.resolution // 2)
+        mask_initial = masks = self.initial_masks(objects, boxes)
+        clip = self.clip(boxes)
+        known_by = objects if self.config.norm == "isla" else labels
         x = self.fc(z_img).unflatten(1, (-1, START_SIDE, START_SIDE))
         for k, block in enumerate(self.blocks):
             if k > 0 and self.config.refines_masks:
                 masks = self.refine_masks(k - 1, x, labels, mask_initial, clip)
-            x = block(x, objects, masks)
+            x = block(x, known_by, masks)
         image = self.to_rgb(self.final_norm(x).relu()).tanh()
         return GeneratorOutput(image, mask_initial, masks)
+
+    def initial_masks(self, objects: Tensor, boxes: Tensor) -> Tensor:
+        """objects: [B, O, object_dim]; boxes: [B, O, 4]. Returns [B, O, 64, 64] in [0, 1]."""
+        if self.mask_net is None:
+            return draw_boxes(boxes, MASK_MAP_SIDE)
+        return paste_masks(self.mask_net(objects), boxes)
+
+    def clip(self, boxes: Tensor) -> Tensor:
+        """Where predicted masks count: in the box, and for SPADE everywhere (section 2.2.3), but for empty slots.
+
+        boxes: [B, O, 4]. Returns [B, O, R/2, R/2] of 0 and 1.
+        """
+        inside = draw_boxes(boxes, self.config.resolution // 2)
+        return inside if self.config.norm == "isla" else inside.amax((2, 3), keepdim=True).expand_as(inside)
 
     def refine_masks(self, head: int, x: Tensor, labels: Tensor, mask_initial: Tensor, clip: Tensor) -> Tensor:
         """Mix the initial masks with the maps that mask head `head` predicts from x (section 2.2.2, iv and vi).
@@ -300,9 +423,8 @@ class Generator(nn.Module):
         x: [B, C, H, W]. Returns [B, O, H, W].
         """
         side = x.shape[-1]
-        logits = self.mask_heads[head](x)
-        own = logits.gather(1, labels[..., None, None].expand(-1, -1, side, side))
-        predicted = own.sigmoid() * F.interpolate(clip, size=(side, side), mode="nearest")
+        predicted = self.mask_heads[head](x, labels).sigmoid()
+        predicted = predicted * F.interpolate(clip, size=(side, side), mode="nearest")
         alpha = self.alphas[head].sigmoid()[labels][..., None, None]
         return cast(Tensor, (1 - alpha) * resize(mask_initial, side) + alpha * predicted)
 

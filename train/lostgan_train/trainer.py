@@ -9,14 +9,12 @@ from __future__ import annotations
 import copy
 import json
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -34,6 +32,7 @@ from lostgan_train.discriminator import Discriminator
 from lostgan_train.generator import Generator, GeneratorConfig, initialize
 from lostgan_train.losses import PerceptualLoss, adversarial_loss, discriminator_loss
 from lostgan_train.sheets import curves, sample_sheet
+from lostgan_train.signals import leave_signals_alone, stop_on_signals
 
 Batch = dict[str, Tensor]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -123,7 +122,7 @@ class Trainer:
         where losses stay non-finite, and OutputError."""
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-        with self._stop_on_signals():
+        with stop_on_signals(self._stop):
             start, first = time.monotonic(), self.done
             reported = start
             for batch in self.batches():
@@ -229,8 +228,11 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + self.done) / (10 + self.done))
         for ours, theirs in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
             ours.lerp_(theirs.detach(), 1 - decay)
-        for mine, others in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
-            mine.copy_(others)
+        for (name, mine), others in zip(self.ema.named_buffers(), self.generator.buffers(), strict=True):
+            if name.endswith(("running_mean", "running_var")):
+                mine.lerp_(others, 1 - decay)
+            else:
+                mine.copy_(others)
 
     def _paint(self, part: Batch) -> Tensor:
         image: Tensor = self.generator(part["labels"], part["boxes"], part["z_obj"], part["z_img"]).image
@@ -274,7 +276,7 @@ class Trainer:
                 batch_sampler=mine[: self.config.steps - self.done],
                 num_workers=self.workers,
                 pin_memory=self.device.type == "cuda",
-                worker_init_fn=_leave_signals_to_the_trainer,
+                worker_init_fn=leave_signals_alone,
             )
             yield from loader
 
@@ -336,6 +338,9 @@ class Trainer:
                 )
         for name, part in self._parts_of_state().items():
             part.load_state_dict(state[name])
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.learning_rate
         self.done, self.skipped = state["step"], state["skipped"]
         log = self.out / LOG_FILE
         if self.rank == 0 and log.is_file():  # what an interrupted run logged after its last checkpoint comes again
@@ -355,23 +360,5 @@ class Trainer:
     def _states(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self._parts_of_state().items()}
 
-    @contextmanager
-    def _stop_on_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the run after the step at hand, with its state saved; a second one ends it at once."""
-
-        def stop(number: int, _: FrameType | None) -> None:
-            self._stopping = True
-            signal.signal(number, signal.SIG_DFL)
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _leave_signals_to_the_trainer(_: int) -> None:
-    """In a process that loads images: what stops a run is often sent to all of its processes at once."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    def _stop(self) -> None:
+        self._stopping = True
