@@ -66,10 +66,16 @@ def tiny_model(tiny_repository: Path) -> Path:
 
 
 def run_cli(
-    *arguments: object, stdin: str | None = None, check: bool = False, cwd: Path | None = None
+    *arguments: object,
+    stdin: str | None = None,
+    check: bool = False,
+    cwd: Path | None = None,
+    file_limit_bytes: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `lostgan-serve ARGUMENTS` as a user would."""
+    """Run `lostgan-serve ARGUMENTS` as a user would. file_limit_bytes: the most that a file may grow to."""
     command = [str(Path(sys.executable).parent / "lostgan-serve"), *map(str, arguments)]
+    if file_limit_bytes is not None:
+        command = ["prlimit", f"--fsize={file_limit_bytes}", *command]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300, cwd=cwd, env=os.environ)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr

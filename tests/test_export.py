@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from conftest import run_cli
 from lostgan_export import bench, cli, parity
 from lostgan_export.fused import fuse
 from lostgan_export.onnx_export import export_onnx, set_manifest
@@ -342,3 +343,16 @@ def test_bench_command(tmp_path: Path, checkpoint_file: Path) -> None:
 def test_import_is_light() -> None:
     code = "import sys, lostgan_export.cli; sys.exit(bool({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_training_step_is_compared_with_the_paper_s(tmp_path: Path) -> None:
+    file = tmp_path / "step.json"
+    done = run_cli(
+        *("bench-training", "--variant", "v1-64", "--ch", 2, "--batch", 2, "--rounds", 2, "--json", file), check=True
+    )
+    plain, ours = json.loads(file.read_text())["step"]
+    assert plain["speedup"] == 1
+    assert ours["speedup"] == pytest.approx(plain["seconds"] / ours["seconds"])
+    assert min(plain["peak_mib"], ours["peak_mib"]) > 50
+    assert len(ours["rounds"]) == 2
+    assert done.stdout.splitlines()[0] == "v1-64, ch 2, fp32"

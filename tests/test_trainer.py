@@ -11,17 +11,28 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+from torchvision.models import vgg19
 
 from conftest import Cli, fails_in_one_line
 from lostgan_serve.errors import CheckpointError, TrainingError
-from lostgan_train.checkpoint import load_checkpoint
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lostgan_train.data import Source, open_data
+from lostgan_train.generator import GeneratorConfig
+from lostgan_train.losses import PerceptualLoss
+from lostgan_train.official import convert_official
 from lostgan_train.scenes.dataset import write_dataset
-from lostgan_train.trainer import LOG_FILE, MOST_SKIPS, Precision, TrainConfig, Trainer
+from lostgan_train.trainer import BOARD_FOLDER, LOG_FILE, MOST_SKIPS, Component, Precision, TrainConfig, Trainer
+from official_state import official_state
 
 CONFIG = TrainConfig(
     "v1-64", steps=4, ch=2, discriminator_ch=2, batch=4, learning_rate=1e-3, checkpoint_every=2, sample_every=4
@@ -77,9 +88,12 @@ def test_a_run_leaves_what_it_should(source: Source, tmp_path: Path) -> None:
     run.run()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
-        *("state-0000004.pt", "state-0000006.pt", "generator.safetensors", "samples", LOG_FILE, "curves.png")
+        *("state-0000004.pt", "state-0000006.pt", "generator.safetensors", "samples"),
+        *(LOG_FILE, "curves.png", BOARD_FOLDER),
     }
     assert [row["step"] for row in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    board = EventAccumulator(str(tmp_path / BOARD_FOLDER)).Reload()
+    assert [event.value for event in board.Scalars("l1")] == pytest.approx([row["l1"] for row in losses(tmp_path)])
     released = load_checkpoint(tmp_path / "generator.safetensors")
     assert (released.weights, released.vocabulary.name) == ("trained", "scenes")
     assert Image.open(tmp_path / "samples" / "step-0000004.png").width > 1000
@@ -130,6 +144,91 @@ def test_a_damaged_state_gives_way_to_the_one_before(source: Source, tmp_path: P
     (tmp_path / "state-0000002.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no state to resume from"):
         trainer(source, tmp_path).resume()
+
+
+def test_a_full_disk_ends_the_run_and_the_last_state_stays(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    """No file may grow beyond what the log needs: the kernel refuses the next state, as a full disk does."""
+    out = tmp_path / "run"
+    options = [*OPTIONS, "--data", scenes, "--out", out, "--checkpoint-every", 2]
+    cli("train", *options, "--steps", 2, check=True)
+    before = {path.name: path.read_bytes() for path in out.glob("*.[ps]*t*")}
+    resumed = ["train", *options, "--resume", "--steps", 4]
+    full = cli(*resumed, file_limit_bytes=200_000)
+    fails_in_one_line(full, [out / "state-0000004.pt", "too large"])
+    assert {path.name: path.read_bytes() for path in out.glob("*.[ps]*t*")} == before
+    cli(*resumed, check=True)
+    assert [row["step"] for row in losses(out)] == [1, 2, 3, 4]
+    (out / LOG_FILE).unlink()
+    (out / LOG_FILE).symlink_to("/dev/full")
+    fails_in_one_line(cli("train", *options, "--resume", "--steps", 5), [out / LOG_FILE, "No space left"])
+
+
+def test_a_run_is_resumed_with_another_learning_rate(source: Source, tmp_path: Path) -> None:
+    """As the message about losses that are not finite advises."""
+    trainer(source, tmp_path, replace(CONFIG, steps=2)).run()
+    run = trainer(source, tmp_path, replace(CONFIG, learning_rate=1e-5))
+    run.resume()
+    for optimizer in (run.generator_optimizer, run.discriminator_optimizer):
+        assert [group["lr"] for group in optimizer.param_groups] == [1e-5]
+
+
+def test_released_weights_go_on_training(source: Source, tmp_path: Path, official_shapes: Any) -> None:
+    """A generator in the official format, at its own width, is what the trainer starts from and changes."""
+    shapes = official_shapes["generator_v1_64"]
+    state = {key: torch.from_numpy(np.asarray(value)) for key, value in official_state(shapes).items()}
+    vocabulary = Vocabulary.built_in("coco-stuff")
+    released = convert_official(state, GeneratorConfig("v1-64", len(vocabulary)))
+    save_checkpoint(tmp_path / "released.safetensors", Checkpoint(released, vocabulary, "trained"))
+    few = tuple(example for example in source.examples if len(example.labels) <= vocabulary.slots)
+    run = trainer(
+        replace(source, vocabulary=vocabulary, examples=few), tmp_path / "run", replace(CONFIG, ch=64, batch=2)
+    )
+    run.start_from(tmp_path / "released.safetensors")
+    for network in (run.generator, run.ema):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, released.state_dict()[name]), name
+    values = run.step(next(run.batches()))
+    assert all(np.isfinite(list(values.values())))
+    before = dict(released.named_parameters())
+    assert [name for name, value in run.generator.named_parameters() if value.equal(before[name])] == []
+    with pytest.raises(CheckpointError, match="paints coco-stuff, the data are scenes"):
+        trainer(source, tmp_path / "other").start_from(tmp_path / "released.safetensors")
+
+
+def test_a_larger_variant_starts_from_the_layers_that_both_have(source: Source, tmp_path: Path) -> None:
+    said: list[str] = []
+    small = trainer(source, tmp_path / "small", replace(CONFIG, variant="v2-128", steps=1))
+    small.run()
+    large = Trainer(replace(CONFIG, variant="v2-256"), source, tmp_path / "large", workers=0, echo=said.append)
+    large.start_from(tmp_path / "small" / "generator.safetensors")
+    assert torch.equal(large.generator.label_embedding.weight, small.ema.label_embedding.weight)
+    taken, total = (int(word) for word in said[0].split() if word.isdecimal())
+    assert 100 < taken < total
+
+
+@pytest.mark.parametrize("without", get_args(Component))
+def test_components_can_be_switched_off(without: Component, source: Source, tmp_path: Path) -> None:
+    """What is left out of table 7 is not there, or is not trained; everything else is, and the checkpoint knows it."""
+    run = trainer(source, tmp_path, replace(CONFIG, variant="v2-128", steps=1, without=(without,)))
+    before = {name: value.clone() for name, value in run.discriminator.named_parameters()}
+    run.run()
+    assert (run.generator.mask_net is None) == (without == "layout-to-mask")
+    assert (len(run.generator.mask_heads) == 0) == (without == "mask-refinement")
+    now = dict(run.discriminator.named_parameters())
+    trained = {name.partition(".")[0] for name, value in now.items() if not value.equal(before[name])}
+    assert {name.partition(".")[0] for name in now} - trained == {
+        "image-head": {"image_score"},
+        "object-head": {"adapter", "shared", "object_block", "object_score", "label_embedding"},
+    }.get(without, set())
+    assert load_checkpoint(tmp_path / "generator.safetensors").generator.config == run.generator.config
+
+
+def test_spade_trains(source: Source, tmp_path: Path) -> None:
+    run = trainer(source, tmp_path, replace(CONFIG, variant="v2-128", steps=1, norm="spade"))
+    before = {name: value.clone() for name, value in run.generator.named_parameters()}
+    run.run()
+    assert [name for name, value in run.generator.named_parameters() if value.equal(before[name])] == []
+    assert load_checkpoint(tmp_path / "generator.safetensors").generator.config.norm == "spade"
 
 
 def test_a_state_of_another_run_is_refused(source: Source, tmp_path: Path) -> None:
@@ -187,14 +286,35 @@ def test_sigterm_saves_and_the_command_resumes(scenes: Path, tmp_path: Path, cli
     assert len(losses(out)) == done + 2
 
 
-def test_evaluation_scores_a_generator_of_scenes(cli: Cli, tiny_checkpoint: Path) -> None:
-    lines = cli("evaluate", tiny_checkpoint, "--count", 3, check=True).stdout.splitlines()
-    assert lines[0].split()[:2] == ["scenes", "3,"]
-    iou, of_boxes = (float(number.strip("(:)")) for number in (lines[1].split()[4], lines[1].split()[-1]))
-    assert 0 < iou < of_boxes < 1  # untrained, it cannot beat the boxes
-
-
 def test_a_missing_vgg19_is_named(scenes: Path, tmp_path: Path, cli: Cli) -> None:
     words = [tmp_path / "vgg.pth", "no such file", "vgg19-dcbb9e9d.pth", "--perceptual none"]
     options = ("--variant", "v1-64", "--data", scenes, "--out", tmp_path / "run", "--ch", 2, "--batch", 4)
     fails_in_one_line(cli("train", *options, "--perceptual", tmp_path / "vgg.pth"), words)
+
+
+def test_perceptual_loss_reads_vgg19_and_pulls_an_image_to_its_target(source: Source, tmp_path: Path) -> None:
+    """On a file of torchvision's names and shapes; its values are drawn, and repeated so that the file stays small."""
+    rng = torch.Generator().manual_seed(0)
+    path = tmp_path / "vgg19.pth"
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in vgg19(weights=None).state_dict().items()}
+    drawn = {
+        name: (torch.randn(shape[-2:], generator=rng) / shape[1] if len(shape) > 1 else torch.zeros(1)).expand(shape)
+        for name, shape in shapes.items()
+    }
+    torch.save(drawn, path)
+    loss = PerceptualLoss(path)
+    image, target = (torch.rand(1, 3, 32, 32, generator=rng) * 2 - 1 for _ in range(2))
+    image.requires_grad_()
+    assert loss(target, target) == 0
+    before = loss(image, target)
+    before.backward()
+    assert image.grad is not None
+    assert loss(image - 1e-3 * image.grad.sign(), target) < before
+    run = Trainer(replace(CONFIG, steps=1), source, tmp_path / "run", path, workers=0, echo=lambda _: None)
+    run.run()
+    assert losses(tmp_path / "run")[0]["perceptual"] > 0
+    drawn.pop("features.0.bias")
+    torch.save(drawn, path)
+    with pytest.raises(CheckpointError, match="not the weights of VGG19"):
+        PerceptualLoss(path)

@@ -30,9 +30,14 @@ def as_the_paper_writes(generator: Generator) -> Generator:
     parameters are painted into B x O x C x H x W, masks pasted by grid sampling and predicted for every class, maps
     upsampled before they are convolved, and spectral norms computed on the way. It trains, too."""
     plain = copy.deepcopy(generator)
-    for module in plain.modules():
-        module.__class__ = _PLAIN.get(type(module), type(module))
+    write_as_the_paper(plain)
     return plain
+
+
+def write_as_the_paper(generator: Generator) -> None:
+    """`as_the_paper_writes`, in place."""
+    for module in generator.modules():
+        module.__class__ = _PLAIN.get(type(module), type(module))
 
 
 class PlainGenerator(Generator):

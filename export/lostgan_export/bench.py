@@ -269,7 +269,7 @@ def served_table(rows: Sequence[Served]) -> list[str]:
     ]
 
 
-def as_json(rows: Sequence[Timing | Served]) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[Any]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 

@@ -120,6 +120,30 @@ def bench(
         write_file(json_file, (json.dumps(report, indent=1) + "\n").encode())
 
 
+@click.command()
+@click.option("--variant", default="v2-128", show_default=True, type=click.Choice(list(DEFAULT_VARIANTS.values())))
+@click.option("--ch", default=64, show_default=True, type=click.IntRange(1), help="Width of both networks.")
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Images in a step.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "fp16"]))
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Figures are medians over these.")
+@click.option("--json", "json_file", type=_path, help="Write the figures, and the machine they are of, to this file.")
+def bench_training(variant: str, ch: int, batch: int, precision: str, rounds: int, json_file: Path | None) -> None:
+    """Compare a training step, its pace and its peak memory, with the formulation of the paper."""
+    for module in ("torch", "torchvision", "onnxruntime"):
+        require(module, "export")
+    from lostgan_export.bench import as_json, machine
+    from lostgan_export.bench_training import bench_training as measure
+    from lostgan_export.bench_training import training_table
+    from lostgan_serve.files import write_file
+
+    rows = measure(variant, ch, batch, precision, rounds, _progress)
+    click.echo(f"{variant}, ch {ch}, {precision}")
+    click.echo("\n".join(training_table(rows)))
+    if json_file is not None:
+        report = {"machine": machine(), "variant": variant, "ch": ch, "precision": precision, "step": as_json(rows)}
+        write_file(json_file, (json.dumps(report, indent=1) + "\n").encode())
+
+
 def _publish(source: Checkpoint, slots: int, max_batch: int, repository: Path, replace: bool) -> Path:
     """Fuse, export, compare and publish; the folder of the model. Where a step fails the repository stays as it was,
     but for the last step, the configurations: the error says that the version is there without them."""

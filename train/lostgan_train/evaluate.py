@@ -1,30 +1,43 @@
-"""How well a generator keeps to layouts: its object maps against the true masks of held-out scenes."""
+"""How well a generator keeps to layouts, on held-out scenes: its object maps against the true masks, and whether what
+it paints into a box is recognised."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import nn
 
 from lostgan_serve.contract import INPUT_NAMES, NO_OBJECT, Array
+from lostgan_serve.images import contact_sheet, encode
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.manifest import Manifest
-from lostgan_serve.pipeline import to_tensors
+from lostgan_serve.pipeline import Result, to_tensors
 from lostgan_train.checkpoint import Checkpoint
+from lostgan_train.classifier import Confusion, boxes_of, crop, drawn, ids_of, recognise
 from lostgan_train.generator import object_map, resize
-from lostgan_train.scenes.compose import Scene, draw_scene
+from lostgan_train.scenes.compose import Scene
+from lostgan_train.scenes.dataset import MOST_SEEDS
 
 FIRST_HELD_OUT_SEED = 50_000_000
 """Scenes from here on are for evaluation; training sets are drawn from below."""
+
+_BATCH = 8
+_PIXELS_AT_ONCE = _BATCH * 256**2  # a batch of larger pictures is painted in parts, for the sake of memory
+_SHEET_COLUMNS, _SHEET_SIDE_PX, _SHEET_MARGIN_PX = 8, 256, 10
 
 
 @dataclass(frozen=True)
 class LayoutScores:
     """Means over objects or scenes. object_map_iou: intersection over union of the region that an object owns in the
     object map and its true mask. box_iou: the same for its box, smaller boxes over larger ones. style_distance: mean
-    difference of a pixel between two styles of a layout, in levels of 255. l1: between generated and drawn picture."""
+    difference of a pixel between two styles of a layout, in levels of 255. l1: between generated and drawn picture.
+    real, generated: what the objects of the drawn pictures, and of both styles of the generated ones, were taken for.
+    """
 
     scenes: int
     objects: int
@@ -32,60 +45,114 @@ class LayoutScores:
     box_iou: float
     style_distance: float
     l1: float
+    real: Confusion
+    generated: Confusion
 
 
-def score_layouts(checkpoint: Checkpoint, count: int, progress: Callable[[int], object]) -> LayoutScores:
+def score_layouts(
+    checkpoint: Checkpoint, classifier: nn.Module, count: int, progress: Callable[[int], object]
+) -> LayoutScores:
     """Paint the layouts of `count` held-out scenes in two styles each. Scenes with more objects than the vocabulary
-    has slots are passed over."""
-    config, vocabulary = checkpoint.generator.config, checkpoint.vocabulary
-    manifest = Manifest(
-        variant=config.variant,
-        resolution=config.resolution,
-        slots=vocabulary.slots,
-        max_batch=2,
-        vocabulary=vocabulary,
-        weights=checkpoint.weights,
-    )
+    has slots are passed over. classifier: as of `train_classifier`. progress: told of each few scenes done."""
     ious: list[float] = []
     of_boxes: list[float] = []
     distances: list[float] = []
     differences: list[float] = []
-    seed = FIRST_HELD_OUT_SEED
-    while len(distances) < count:
-        scene = draw_scene(seed, config.resolution)
-        seed += 1
-        if len(scene.labels) > manifest.capacity:
-            continue
-        layout = _layout(scene)
-        images, owners = _paint(checkpoint, manifest, layout, seed)
-        ious += _ious(owners, scene.masks)
-        of_boxes += _ious(_owners_by_box(layout, config.resolution), scene.masks)
-        distances.append(float(np.abs(images[0] - images[1]).mean()))
-        differences.append(float(np.abs(images[0] - scene.image).mean()))
-        progress(1)
-    means = (float(np.mean(values)) for values in (ious, of_boxes, distances, differences))
-    return LayoutScores(count, len(ious), *means)
+    labels, real, generated = [], [], []
+    scenes = _held_out(checkpoint, count)
+    while batch := list(islice(scenes, _BATCH)):
+        layouts = [layout for layout, _ in batch]
+        styles = [_paint(checkpoint, layouts, style) for style in (0, 1)]
+        for k, (layout, scene) in enumerate(batch):
+            image, other = (images[k].astype(np.float32) for images, _ in styles)
+            distances.append(float(np.abs(image - other).mean()))
+            differences.append(float(np.abs(image - scene.image).mean()))
+            ious += _ious(styles[0][1][k], scene.masks)
+            of_boxes += _ious(_owners_by_box(layout, len(image)), scene.masks)
+        boxes = [boxes_of(scene) for _, scene in batch]
+        pictures = [np.stack([scene.image for _, scene in batch]), *(images for images, _ in styles)]
+        guesses = [recognise(classifier, crop(torch.from_numpy(images), boxes)) for images in pictures]
+        labels += [ids_of(scene) for _, scene in batch]
+        real.append(guesses[0])
+        generated.append(torch.stack(guesses[1:], 1))
+        progress(len(batch))
+    truth = torch.cat(labels)
+    on_real = Confusion.of(truth, torch.cat(real))
+    on_generated = Confusion.of(truth.repeat_interleave(2), torch.cat(generated).flatten())
+    iou, of_box, distance, difference = (float(np.mean(values)) for values in (ious, of_boxes, distances, differences))
+    return LayoutScores(len(distances), len(ious), iou, of_box, distance, difference, on_real, on_generated)
 
 
-def _layout(scene: Scene) -> Layout:
-    side = scene.image.shape[0]
-    objects = []
-    for number, (label, mask) in enumerate(zip(scene.labels, scene.masks, strict=True)):
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        corner, size = (columns[0], rows[0]), (columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)
-        x, y, width, height = (float(value) / side for value in (*corner, *size))
-        objects.append(LayoutObject(label, (x, y, width, height), f"{label}-{number}"))
-    return Layout(tuple(objects))
+def repeats(checkpoint: Checkpoint) -> bool:
+    """Whether a layout painted twice with one seed gives the same picture and object map, bit for bit."""
+    layouts = [layout for layout, _ in _held_out(checkpoint, 1)]
+    first, second = (_paint(checkpoint, layouts, style=0) for _ in range(2))
+    return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def evaluation_sheet(checkpoint: Checkpoint) -> bytes:
+    """PNG: for the first held-out scenes, the layout, the drawn picture, what the generator paints and its objects, and
+    below what it paints in another style."""
+    layouts, scenes = zip(*_held_out(checkpoint, _SHEET_COLUMNS), strict=True)
+    (images, owners), (others, _) = (_paint(checkpoint, layouts, style) for style in (0, 1))
+    results = [
+        Result(layout, tuple(item.id for item in layout.objects), image, owner)
+        for layout, image, owner in zip(layouts, images, owners, strict=True)
+    ]
+    sheet = contact_sheet(results, _SHEET_SIDE_PX, [Image.fromarray(scene.image) for scene in scenes])
+    step = _SHEET_SIDE_PX + _SHEET_MARGIN_PX
+    taller = Image.new("RGB", (sheet.width, sheet.height + step), sheet.getpixel((0, 0)))
+    taller.paste(sheet)
+    for column, other in enumerate(others):
+        picture = Image.fromarray(other).resize((_SHEET_SIDE_PX, _SHEET_SIDE_PX), Image.Resampling.LANCZOS)
+        taller.paste(picture, (_SHEET_MARGIN_PX + column * step, sheet.height - _SHEET_MARGIN_PX))
+    return encode(taller)
+
+
+def _held_out(checkpoint: Checkpoint, count: int) -> Iterator[tuple[Layout, Scene]]:
+    """The first held-out scenes that the generator has slots for, and their layouts."""
+    seeds = range(FIRST_HELD_OUT_SEED, MOST_SEEDS)
+    pairs = zip(seeds, drawn(seeds, checkpoint.generator.config.resolution), strict=False)
+    capacity = _manifest(checkpoint).capacity
+    fitting = ((_layout(scene, seed), scene) for seed, scene in pairs if len(scene.labels) <= capacity)
+    return islice(fitting, count)
+
+
+def _manifest(checkpoint: Checkpoint) -> Manifest:
+    config, vocabulary = checkpoint.generator.config, checkpoint.vocabulary
+    return Manifest(
+        variant=config.variant,
+        resolution=config.resolution,
+        slots=vocabulary.slots,
+        max_batch=_BATCH,
+        vocabulary=vocabulary,
+        weights=checkpoint.weights,
+    )
+
+
+def _layout(scene: Scene, seed: int) -> Layout:
+    objects = [
+        LayoutObject(label, (x, y, width, height), f"{label}-{number}")
+        for number, (label, (x, y, width, height)) in enumerate(
+            zip(scene.labels, boxes_of(scene).tolist(), strict=True)
+        )
+    ]
+    return Layout(tuple(objects), seed, name=scene.kind)
 
 
 @torch.no_grad()
-def _paint(checkpoint: Checkpoint, manifest: Manifest, layout: Layout, seed: int) -> tuple[Array, Array]:
-    """Two styles: images [2, R, R, 3] as float levels, and the first one's object map [R, R]."""
-    styles = [Layout(layout.objects, seed=2 * seed + k) for k in (0, 1)]
-    tensors = to_tensors(styles, manifest)
-    output = checkpoint.generator(*(torch.from_numpy(tensors[name]) for name in INPUT_NAMES))
-    owners = object_map(resize(output.mask_final, manifest.resolution))[0]
-    return ((output.image + 1) * 127.5).permute(0, 2, 3, 1).numpy(), owners.numpy()
+def _paint(checkpoint: Checkpoint, layouts: Sequence[Layout], style: int) -> tuple[Array, Array]:
+    """One style of each layout: images [B, R, R, 3] uint8 and object maps [B, R, R] uint8."""
+    manifest = _manifest(checkpoint)
+    tensors = to_tensors([replace(layout, seed=2 * layout.seed + style) for layout in layouts], manifest)
+    parts = -(-len(layouts) * manifest.resolution**2 // _PIXELS_AT_ONCE)
+    images, owners = [], []
+    for part in zip(*(torch.from_numpy(tensors[name]).chunk(parts) for name in INPUT_NAMES), strict=True):
+        output = checkpoint.generator(*part)
+        levels = ((output.image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        images.append(levels.permute(0, 2, 3, 1).numpy())
+        owners.append(object_map(resize(output.mask_final, manifest.resolution)).numpy())
+    return np.concatenate(images), np.concatenate(owners)
 
 
 def _owners_by_box(layout: Layout, side: int) -> Array:

@@ -57,8 +57,9 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
-        network = vgg19(weights=None)
-        network.load_state_dict(_read_vgg19(weights))
+        with torch.device("meta"):  # or 144 million weights would be drawn first
+            network = vgg19(weights=None)
+        network.load_state_dict(_read_vgg19(weights), assign=True)
         layers = list(network.features)
         ends = (0, *_RELU_OUTPUTS)
         self.stages = nn.ModuleList(nn.Sequential(*layers[a:b]) for a, b in pairwise(ends))
@@ -85,7 +86,8 @@ def _read_vgg19(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such file of VGG19 weights; {where}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        expected = vgg19(weights=None).state_dict()
+        with torch.device("meta"):
+            expected = vgg19(weights=None).state_dict()
         if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
             raise CheckpointError(f"{path}: not the weights of VGG19; {where}")
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:

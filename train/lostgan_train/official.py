@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lostgan_serve.errors import CheckpointError
+from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.generator import PYRAMID_SIDES, Generator, GeneratorConfig
 
 _LEAVES = {
@@ -21,6 +22,12 @@ _LEAVES = {
 _POWER_ITERATIONS = 50
 _MAGICS = (b"PK\x03\x04", b"\x80")
 """How the files of torch.save begin: a zip archive or, before torch 1.6, a pickle."""
+
+
+def mask_classes(vocabulary: Vocabulary) -> int:
+    """The maps that a mask head predicts: 184 with Visual Genome's 179 labels, or the official weights would not fit;
+    with every other vocabulary as many as there are labels."""
+    return GeneratorConfig.mask_classes if vocabulary.name == "visual-genome" else len(vocabulary)
 
 
 def official_modules(config: GeneratorConfig) -> dict[str, str]:

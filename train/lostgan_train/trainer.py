@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,28 +20,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
 
 from lostgan_serve.contract import Z_DIM
 from lostgan_serve.errors import CheckpointError, TrainingError
 from lostgan_serve.files import write_file, writing
 from lostgan_train import distributed
-from lostgan_train.checkpoint import Checkpoint, save_checkpoint
+from lostgan_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lostgan_train.data import LayoutDataset, Source
 from lostgan_train.discriminator import Discriminator
-from lostgan_train.generator import Generator, GeneratorConfig, initialize
+from lostgan_train.generator import Generator, GeneratorConfig, Norm, initialize
 from lostgan_train.losses import PerceptualLoss, adversarial_loss, discriminator_loss
+from lostgan_train.official import mask_classes
+from lostgan_train.progress import progress
 from lostgan_train.sheets import curves, sample_sheet
 from lostgan_train.signals import leave_signals_alone, stop_on_signals
 
 Batch = dict[str, Tensor]
 Precision = Literal["fp32", "bf16", "fp16"]
+Component = Literal["layout-to-mask", "mask-refinement", "image-head", "object-head"]
 
 MOST_SKIPS = 20
 """Steps in a row with losses or gradients that are not finite, after which a run stops."""
 
-LOG_FILE = "losses.jsonl"
+LOG_FILE, BOARD_FOLDER = "losses.jsonl", "tensorboard"
 _STATE_FILES = "state-*.pt"
-_REPORT_S = 10.0
+_FIXED = ("variant", "ch", "discriminator_ch", "norm", "without", "batch", "seed")
+"""What of a run's config may not differ when it is resumed."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,16 @@ class TrainConfig:
 
     batch: images per step, over all processes. discriminator_ch: its width multiplier. l1_weight, perceptual_weight:
     of the last two terms of equation 11. accumulate: parts that a process computes its share of a batch in. ema_decay:
-    of the averaged generator, which is the one that is released.
+    of the averaged generator, which is the one that is released. norm: see
+    `GeneratorConfig`. without: the components that are switched off, as in table 7.
     """
 
     variant: str
     steps: int
     ch: int = 64
     discriminator_ch: int = 64
+    norm: Norm = "isla"
+    without: tuple[Component, ...] = ()
     batch: int = 128
     learning_rate: float = 1e-4
     image_weight: float = 0.1
@@ -98,7 +105,20 @@ class Trainer:
             )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         labels = len(source.vocabulary)
-        generator = Generator(GeneratorConfig(config.variant, labels, config.ch, mask_classes=labels))
+        generator = Generator(
+            GeneratorConfig(
+                config.variant,
+                labels,
+                config.ch,
+                mask_classes(source.vocabulary),
+                config.norm,
+                layout_to_mask="layout-to-mask" not in config.without,
+                mask_refinement="mask-refinement" not in config.without,
+            )
+        )
+        # a head of weight 0 gets no gradient and gives none
+        self.image_weight = 0.0 if "image-head" in config.without else config.image_weight
+        self.object_weight = 0.0 if "object-head" in config.without else config.object_weight
         discriminator = Discriminator(generator.config.resolution, labels, config.discriminator_ch)
         initialize(generator, config.seed)
         initialize(discriminator, config.seed + 1)
@@ -122,24 +142,35 @@ class Trainer:
         where losses stay non-finite, and OutputError."""
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-        with stop_on_signals(self._stop):
-            start, first = time.monotonic(), self.done
-            reported = start
+        config = self.config
+        with stop_on_signals(self._stop), self._records() as record:
             for batch in self.batches():
-                losses = self.step(batch)
-                self._record(losses)
-                if time.monotonic() - reported > _REPORT_S or self.done == self.config.steps:
-                    reported = time.monotonic()
-                    self._report(losses, (self.done - first) / (reported - start))
-                if self.done % self.config.sample_every == 0:
+                record(self.step(batch))
+                if self.done % config.sample_every == 0:
                     self._write_samples()
-                if self.done % self.config.checkpoint_every == 0 or self.done == self.config.steps or self._stopping:
+                if self.done % config.checkpoint_every == 0 or self.done == config.steps or self._stopping:
                     self.save()
                 if self._stopping:
-                    self.echo(f"stopped after step {self.done}; go on with --resume")
-                    return
-        if self.rank == 0:
+                    break
+        if self.done < config.steps:
+            self.echo(f"stopped after step {self.done}; go on with --resume")
+        elif self.rank == 0:
             write_file(self.out / "curves.png", curves(self.out / LOG_FILE))
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the weights of a generator's checkpoint. Of another variant, width or ablation, those layers are
+        taken that both have, by name and shape. Raises CheckpointError, for another vocabulary too."""
+        theirs = load_checkpoint(path)
+        if theirs.vocabulary.labels != self.source.vocabulary.labels:
+            raise CheckpointError(
+                f"{path}: paints {theirs.vocabulary.name}, the data are {self.source.vocabulary.name}; start without it"
+            )
+        own = self.generator.state_dict()
+        weights = theirs.generator.state_dict()
+        fitting = {name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape}
+        for network in (self.generator, self.ema):
+            network.load_state_dict(own | fitting)
+        self.echo(f"{path}: {len(fitting)} of {len(own)} tensors of the generator start from it")
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One update of each network. A step whose losses or gradients are not finite changes neither of them."""
@@ -167,9 +198,8 @@ class Trainer:
             with self._autocast():
                 real = self.discriminator(part["image"], part["labels"], part["boxes"])
                 judged = self.discriminator(fake.detach(), part["labels"], part["boxes"])
-                loss = discriminator_loss(
-                    real, judged, part["weights"], self.config.image_weight, self.config.object_weight
-                ) / len(parts)
+                loss = discriminator_loss(real, judged, part["weights"], self.image_weight, self.object_weight)
+                loss = loss / len(parts)
             self.scaler.scale(loss).backward()
             total += loss.detach()
         losses["discriminator"] = float(distributed.mean(total))
@@ -185,9 +215,7 @@ class Trainer:
                 image = fake if len(parts) == 1 else self._paint(part)
                 judged = self.discriminator(image, part["labels"], part["boxes"])
                 terms = {
-                    "adversarial": adversarial_loss(
-                        judged, part["weights"], self.config.image_weight, self.config.object_weight
-                    ),
+                    "adversarial": adversarial_loss(judged, part["weights"], self.image_weight, self.object_weight),
                     "l1": self.config.l1_weight * F.l1_loss(image, part["image"]),
                 }
                 if self.perceptual is not None:
@@ -280,22 +308,24 @@ class Trainer:
             )
             yield from loader
 
-    def _record(self, losses: dict[str, float]) -> None:
-        if self.rank == 0:
-            line = json.dumps(
-                {"step": self.done, **{k: round(v, 6) for k, v in losses.items()}, "skipped": self.skipped}
-            )
-            with writing(self.out / LOG_FILE), (self.out / LOG_FILE).open("a") as file:
-                file.write(line + "\n")
+    @contextmanager
+    def _records(self) -> Iterator[Callable[[dict[str, float]], None]]:
+        """Within the block: what is told of a step's losses, to the log, to TensorBoard and to whoever watches."""
+        if self.rank != 0:
+            yield lambda _: None
+            return
+        told = progress("training", self.done, self.config.steps, self.config.batch, self.echo)
+        with SummaryWriter(self.out / BOARD_FOLDER, purge_step=self.done + 1) as board, told as report:
 
-    def _report(self, losses: dict[str, float], steps_per_s: float) -> None:
-        left = (self.config.steps - self.done) / steps_per_s
-        terms = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        skipped = f"  skipped {self.skipped}" if self.skipped else ""
-        if self.rank == 0:
-            pace = f"{steps_per_s * self.config.batch:.1f} images/s"
-            time_left = f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f} left"
-            self.echo(f"step {self.done}/{self.config.steps}  {terms}{skipped}  {pace}  {time_left}")
+            def record(losses: dict[str, float]) -> None:
+                line = {"step": self.done, **{k: round(v, 6) for k, v in losses.items()}, "skipped": self.skipped}
+                with writing(self.out / LOG_FILE), (self.out / LOG_FILE).open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                for name, value in losses.items():
+                    board.add_scalar(name, value, self.done)
+                report(self.done, losses | ({"skipped": self.skipped} if self.skipped else {}))
+
+            yield record
 
     def _write_samples(self) -> None:
         if self.rank == 0:
@@ -306,9 +336,8 @@ class Trainer:
         if self.rank != 0:
             return
         buffer = BytesIO()
-        torch.save(
-            {"config": asdict(self.config), "step": self.done, "skipped": self.skipped, **self._states()}, buffer
-        )
+        about = {"config": asdict(self.config), "vocabulary": self.source.vocabulary.labels, "data": self._data()}
+        torch.save({**about, "step": self.done, "skipped": self.skipped, **self._states()}, buffer)
         write_file(self.out / f"state-{self.done:07}.pt", buffer.getvalue())
         for old in sorted(self.out.glob(_STATE_FILES))[: -self.config.keep]:
             old.unlink()
@@ -329,13 +358,17 @@ class Trainer:
         raise CheckpointError(f"{self.out}: no state to resume from; start the run without --resume")
 
     def _restore(self, file: Path, state: dict[str, Any]) -> None:
-        fixed = ("variant", "ch", "discriminator_ch", "batch", "seed")
-        for name in fixed:
-            if state["config"][name] != getattr(self.config, name):
+        ours = asdict(self.config)
+        for name in _FIXED:
+            if state["config"][name] != ours[name]:
                 raise CheckpointError(
-                    f"{file}: made with {name} {state['config'][name]}, not {getattr(self.config, name)}; "
+                    f"{file}: made with {name} {state['config'][name]}, not {ours[name]}; "
                     "resume with the options of that run"
                 )
+        if state["vocabulary"] != self.source.vocabulary.labels:
+            raise CheckpointError(f"{file}: made with data of other labels; resume with the --data of that run")
+        if state["data"] != self._data():
+            self.echo(f"note: {file} was made with {state['data']['images']} images, these are {len(self.dataset)}")
         for name, part in self._parts_of_state().items():
             part.load_state_dict(state[name])
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
@@ -346,6 +379,10 @@ class Trainer:
         if self.rank == 0 and log.is_file():  # what an interrupted run logged after its last checkpoint comes again
             lines = log.read_text().splitlines(keepends=True)
             write_file(log, "".join(lines[: self.done]).encode())
+
+    def _data(self) -> dict[str, Any]:
+        """What a state says of the data that it was made with."""
+        return {"images": len(self.dataset), "summary": self.source.summary.lines()}
 
     def _parts_of_state(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,162 @@
+"""What a crop of a picture shows: a small network that learns the labels of drawn objects from pixels alone.
+
+A crop is the object's box, shrunk to CROP_PX x CROP_PX pixels. The network is told neither where the box lies nor how
+large it is, so a picture that shows nothing earns nothing. Objects of every size count.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.ops import masks_to_boxes, roi_align
+
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.scenes.compose import Scene, draw_scene
+
+CROP_PX = 32
+EPOCHS = 6
+
+_DRAWN_PX = 128
+_WIDTH = 16
+_BATCH = 64
+_LEARNING_RATE = 3e-3
+_CROPS_AT_ONCE = 512
+_MOST_WORKERS = 8
+
+
+def training_side(resolution: int) -> int:
+    """At which size to draw scenes whose crops teach a classifier for pictures of `resolution` px.
+
+    Larger ones than this lose their detail in crops anyway: learnt from 128 px, real crops of 512 px are recognised as
+    surely, and drawing takes a quarter of the time.
+    """
+    return min(resolution, _DRAWN_PX)
+
+
+class _Drawn(Dataset[Scene]):
+    """The scenes of a range of seeds, drawn when asked for."""
+
+    def __init__(self, seeds: range, side_px: int) -> None:
+        self.seeds, self.side_px = seeds, side_px
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, index: int) -> Scene:
+        return draw_scene(self.seeds[index], self.side_px)
+
+
+def drawn(seeds: range, side_px: int) -> Iterable[Scene]:
+    """The scenes of these seeds in their order, drawn a few ahead by processes that end with the loop."""
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS, len(seeds))
+    return DataLoader(_Drawn(seeds, side_px), batch_size=None, num_workers=workers)
+
+
+def boxes_of(scene: Scene) -> Tensor:
+    """What bounds the visible part of each object: [N, 4] float32, x, y, width, height in [0, 1]."""
+    corners = cast(Tensor, masks_to_boxes(torch.from_numpy(scene.masks)))
+    return torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2] + 1], 1) / scene.masks.shape[-1]
+
+
+def crop(images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+    """Cut the boxes out of each picture.
+
+    images: [B, R, R, 3] uint8. boxes: for each, [N, 4] as of `boxes_of`. Returns [all N, 3, CROP_PX, CROP_PX] uint8.
+    """
+    side = images.shape[1]
+    corners = [torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1) * side for box in boxes]
+    # roi_align takes the mean over a pixel's area when it shrinks: large boxes are not aliased
+    cut = cast(Tensor, roi_align(images.permute(0, 3, 1, 2).float(), corners, CROP_PX, aligned=True))
+    return cut.round().clamp(0, 255).to(torch.uint8)
+
+
+def draw_crops(seeds: range, side_px: int, progress: Callable[[int], object]) -> tuple[Tensor, Tensor]:
+    """The crops of all objects of drawn scenes, [N, 3, CROP_PX, CROP_PX] uint8, and their labels' ids, [N] int64."""
+    crops, labels = [], []
+    for scene in drawn(seeds, side_px):
+        crops.append(crop(torch.from_numpy(scene.image)[None], [boxes_of(scene)]))
+        labels.append(ids_of(scene))
+        progress(1)
+    return torch.cat(crops), torch.cat(labels)
+
+
+def ids_of(scene: Scene) -> Tensor:
+    """The ids of a scene's labels in the vocabulary "scenes": [N] int64."""
+    vocabulary = Vocabulary.built_in("scenes")
+    return torch.tensor([vocabulary.id_of(label) for label in scene.labels])
+
+
+def train_classifier(
+    crops: Tensor, labels: Tensor, progress: Callable[[int], object], epochs: int = EPOCHS, seed: int = 0
+) -> nn.Module:
+    """Learn labels from crops, both as of `draw_crops`; a function of them and `seed`. progress: told of each crop.
+
+    Returns a network in evaluation mode: [N, 3, CROP_PX, CROP_PX] in [-1, 1] -> scores [N, labels in "scenes"].
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _network(len(Vocabulary.built_in("scenes")))
+        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
+        steps = epochs * -(-len(crops) // _BATCH)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, steps)
+        for _ in range(epochs):
+            for chosen in torch.randperm(len(crops)).split(_BATCH):
+                loss = F.cross_entropy(network(_scaled(crops[chosen])), labels[chosen], label_smoothing=0.05)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                progress(len(chosen))
+    return network.eval()
+
+
+def _network(classes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((3, _WIDTH), (_WIDTH, 2 * _WIDTH), (2 * _WIDTH, 4 * _WIDTH)):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+    side = CROP_PX // 8
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * _WIDTH * side * side, classes))
+
+
+def _scaled(crops: Tensor) -> Tensor:
+    return crops.float() / 127.5 - 1
+
+
+@torch.no_grad()
+def recognise(network: nn.Module, crops: Tensor) -> Tensor:
+    """The ids of the labels that crops, as of `crop`, seem to show: [N] int64."""
+    guesses = [cast(Tensor, network(_scaled(part))).argmax(1) for part in crops.split(_CROPS_AT_ONCE)]
+    return torch.cat(guesses)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """counts: [L, L] int64, how many objects of label id `row` were taken for label id `column`."""
+
+    counts: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, guesses: Tensor) -> Confusion:
+        """Count pairs of ids, [N] int64 each."""
+        classes = len(Vocabulary.built_in("scenes"))
+        return cls(torch.bincount(labels * classes + guesses, minlength=classes**2).view(classes, classes))
+
+    @property
+    def accuracy(self) -> float:
+        """The share of all objects that were recognised."""
+        return float(self.counts.trace() / self.counts.sum())
+
+    @property
+    def recalls(self) -> dict[str, float]:
+        """The share that was recognised of each label that occurs, the worst first."""
+        names, seen = Vocabulary.built_in("scenes").labels, self.counts.sum(1)
+        shares = {names[k]: float(self.counts[k, k] / seen[k]) for k in seen.nonzero().flatten().tolist()}
+        return dict(sorted(shares.items(), key=lambda item: item[1]))

@@ -1,0 +1,33 @@
+"""How a run is asked to stop: SIGTERM, as clusters send it, or SIGINT, which is Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def stop_on_signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Within the block SIGTERM and SIGINT call `stop`, which lets the work end where its state can be saved; a second
+    one ends the process at once."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        stop()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, handle) for number in _NUMBERS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_alone(_: int) -> None:
+    """In a process that loads images: what stops a run is often sent to all of its processes at once."""
+    for number in _NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
