@@ -7,6 +7,7 @@ large it is, so a picture that shows nothing earns nothing. Objects of every siz
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -153,6 +154,11 @@ class Confusion:
     def accuracy(self) -> float:
         """The share of all objects that were recognised."""
         return float(self.counts.trace() / self.counts.sum())
+
+    @property
+    def mean_recall(self) -> float:
+        """The mean of `recalls`, in which a rare label counts as much as a frequent one."""
+        return statistics.fmean(self.recalls.values())
 
     @property
     def recalls(self) -> dict[str, float]:

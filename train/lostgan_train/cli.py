@@ -247,7 +247,9 @@ def evaluate(checkpoint: Path, count: int, training_scenes: int, sheet: Path | N
     hardest = [f"{label} {share:.0%}" for label, share in scores.generated.recalls.items()][:6]
     click.echo(f"scenes                   {scores.scenes}, {scores.objects} objects")
     click.echo(f"object map, mean IoU     {scores.object_map_iou:.3f} (boxes alone: {scores.box_iou:.3f})")
-    click.echo(f"crops recognised         real {scores.real.accuracy:.1%}, generated {scores.generated.accuracy:.1%}")
+    real, generated = scores.real, scores.generated
+    click.echo(f"crops recognised         real {real.accuracy:.1%}, generated {generated.accuracy:.1%}")
+    click.echo(f"  mean over labels       real {real.mean_recall:.1%}, generated {generated.mean_recall:.1%}")
     click.echo(f"least often, generated   {', '.join(hardest)}")
     click.echo(f"two styles of a layout   {scores.style_distance:.1f} of 255 apart in a pixel's colour, on average")
     click.echo(f"picture against scene    {scores.l1:.1f} of 255 apart, on average")
