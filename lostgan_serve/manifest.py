@@ -17,10 +17,14 @@ METADATA_KEY = "lostgan_serve.manifest"
 """Key of the manifest, as JSON, in an ONNX file's metadata_props."""
 
 
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
 class Parity(BaseModel):
     """How far the exported model was from the unfused PyTorch generator on the layouts that export compared.
 
-    image and masks: levels of 255, at the worst pixel and on average. object_map: share of pixels that differ, 0 to 1.
+    image and masks: levels of 255, at the worst pixel and on average. image_psnr_db: of the images, 100 at most.
+    object_map: share of pixels that differ, 0 to 1. runtime: what ran the exported graph.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -28,9 +32,11 @@ class Parity(BaseModel):
     layouts: int
     image_max: int
     image_mean: float
+    image_psnr_db: float | None = None
     masks_max: int
     masks_mean: float
     object_map_differs: float
+    runtime: str = "ONNX Runtime"
 
 
 class Manifest(BaseModel):
@@ -48,7 +54,7 @@ class Manifest(BaseModel):
     slots: int = Field(ge=1, le=MAX_SLOTS)
     max_batch: int = Field(ge=1)
     vocabulary: Vocabulary
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     weights: Literal["trained", "untrained"]
     seed: int | None = None
     checkpoint_sha256: str | None = None

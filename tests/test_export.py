@@ -20,7 +20,7 @@ from lostgan_export.fused import fuse
 from lostgan_export.onnx_export import export_onnx, set_manifest
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, empty_batch, input_specs, output_specs
 from lostgan_serve.errors import CheckpointError, LostganError, ModelError, OutputError, ParityError, ServerError
-from lostgan_serve.manifest import MANIFEST_FILE, METADATA_KEY, Manifest, Parity
+from lostgan_serve.manifest import MANIFEST_FILE, METADATA_KEY, Manifest, Parity, Precision
 from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.triton import repository
@@ -206,7 +206,7 @@ def test_failure_leaves_nothing(
 def test_a_terminated_export_leaves_nothing(tmp_path: Path, checkpoint_file: Path) -> None:
     code = (
         "import os, signal, sys; from lostgan_export import cli, parity; "
-        "parity.check = lambda _: os.kill(os.getpid(), signal.SIGTERM); cli.export(sys.argv[1:])"
+        "parity.check = lambda *_: os.kill(os.getpid(), signal.SIGTERM); cli.export(sys.argv[1:])"
     )
     options = ["--res", "64", "--checkpoint", str(checkpoint_file), "--repository", str(tmp_path / "repository")]
     done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=120)
@@ -356,3 +356,38 @@ def test_a_training_step_is_compared_with_the_paper_s(tmp_path: Path) -> None:
     assert min(plain["peak_mib"], ours["peak_mib"]) > 50
     assert len(ours["rounds"]) == 2
     assert done.stdout.splitlines()[0] == "v1-64, ch 2, fp32"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_precision_is_in_the_graph(precision: Precision, tmp_path: Path, checkpoint_file: Path) -> None:
+    """Weights are of the type, inputs and outputs the contract's, and the image is close."""
+    arguments = ("--res", 64, "--checkpoint", checkpoint_file, "--repository", tmp_path, "--precision", precision)
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "lostgan_64" / "1"
+    manifest = Manifest.from_json((folder / MANIFEST_FILE).read_text(), "it")
+    assert manifest.precision == precision
+    assert manifest.parity is not None
+    assert manifest.parity.image_psnr_db is not None
+    assert parity.PSNR_FLOORS_DB[precision] < manifest.parity.image_psnr_db < 95
+    graph = onnx.load(folder / "model.onnx").graph
+    low = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
+    weights = {value.name: value.data_type for value in graph.initializer}
+    convolved = {weights[node.input[1]] for node in graph.node if node.op_type == "Conv"}
+    assert convolved == {low}
+    floats = {value.type.tensor_type.elem_type for value in graph.input} - {onnx.TensorProto.INT64}
+    assert floats == {onnx.TensorProto.FLOAT}
+    assert {value.type.tensor_type.elem_type for value in graph.output} == {onnx.TensorProto.UINT8}
+
+
+def test_a_low_precision_must_reach_its_floor() -> None:
+    good = Parity(
+        layouts=1, image_max=9, image_mean=1, image_psnr_db=45, masks_max=5, masks_mean=0, object_map_differs=0
+    )
+    parity.check(good, "bf16")
+    with pytest.raises(ParityError, match=r"PSNR of 45\.0 dB \(floor 50 dB\)"):
+        parity.check(good, "fp16")
+    with pytest.raises(ParityError, match="image by 9"):
+        parity.check(good)
+    with pytest.raises(ParityError, match=r"object_map by 0\.01"):
+        parity.check(good.model_copy(update={"object_map_differs": 0.01}), "bf16")

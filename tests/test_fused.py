@@ -16,6 +16,7 @@ from conftest import Arrays
 from lostgan_export.baseline import as_the_paper_writes, fold_spectral_norms
 from lostgan_export.fused import FusedGenerator, fuse
 from lostgan_serve.contract import BACKGROUND_BOX, INPUT_NAMES, MAX_SLOTS, NO_OBJECT, PAD_BOX, Array, empty_batch
+from lostgan_serve.manifest import Precision
 from lostgan_train.generator import WIDTHS, Generator, GeneratorConfig, initialize, resize
 from lostgan_train.official import convert_official
 from official_state import official_state
@@ -178,3 +179,15 @@ def test_formulations_equal_the_original(variant: str, name: str, official_shape
     np.testing.assert_allclose(masks, arrays["mask_final"].astype(np.float32), rtol=0, atol=1e-3)  # stored as fp16
     ours = run(fuse(net), tensors)[0].numpy().astype(np.int16)
     assert np.abs(ours - levels(torch.from_numpy(arrays["image"]))).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["v1-64", "v2-128", "spade"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_low_precision_stays_close(kind: str, precision: Precision) -> None:
+    """Random weights are harsher than trained ones, whose image `export` holds to more."""
+    tensors = inputs(11, 2, 5, 4)
+    expected = run(fused(kind), tensors)
+    image, owner, _ = run(fuse(generator(kind), precision), tensors)
+    error = (image.float() - expected[0].float()).square().mean()
+    assert 10 * torch.log10(255**2 / error) > {"fp16": 40, "bf16": 24}[precision]
+    assert (owner != expected[1]).float().mean() < 0.02

@@ -18,7 +18,7 @@ from lostgan_serve.errors import CheckpointError, LostganError, OutputError, req
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 
 if TYPE_CHECKING:
-    from lostgan_serve.manifest import Manifest
+    from lostgan_serve.manifest import Manifest, Precision
     from lostgan_train.checkpoint import Checkpoint
 
 DEFAULT_VARIANTS = {64: "v1-64", 128: "v2-128", 256: "v2-256", 512: "v2-512"}
@@ -42,6 +42,13 @@ _path = click.Path(path_type=Path)
 @click.option(
     "--max-batch", default=8, show_default=True, type=click.IntRange(1, 128), help="Layouts that a server batches."
 )
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    help="Of convolutions and matrix products, in the graph itself.",
+)
 @click.option("--replace", is_flag=True, help="Take the place of the newest version.")
 def export(
     res: str,
@@ -51,6 +58,7 @@ def export(
     repository: Path,
     max_objects: int | None,
     max_batch: int,
+    precision: Precision,
     replace: bool,
 ) -> None:
     """Export a generator to ONNX, compare it with PyTorch, and publish it in a Triton model repository."""
@@ -66,10 +74,12 @@ def export(
         else:
             source = _random(int(res), vocabulary or "scenes", random_weights)
     slots = _slots(source.vocabulary, max_objects)
+    if precision == "bf16":
+        click.echo("note: ONNX Runtime has no bf16 convolutions for CPUs: compared in PyTorch, meant for GPUs")
     if source.weights == "untrained":
         click.echo("note: these weights are untrained: the model has its full speed and paints noise")
     with _cleaning_up_on_sigterm():
-        folder = _publish(source, slots, max_batch, repository, replace)
+        folder = _publish(source, slots, max_batch, precision, repository, replace)
     click.echo(folder)
 
 
@@ -144,7 +154,9 @@ def bench_training(variant: str, ch: int, batch: int, precision: str, rounds: in
         write_file(json_file, (json.dumps(report, indent=1) + "\n").encode())
 
 
-def _publish(source: Checkpoint, slots: int, max_batch: int, repository: Path, replace: bool) -> Path:
+def _publish(
+    source: Checkpoint, slots: int, max_batch: int, precision: Precision, repository: Path, replace: bool
+) -> Path:
     """Fuse, export, compare and publish; the folder of the model. Where a step fails the repository stays as it was,
     but for the last step, the configurations: the error says that the version is there without them."""
     from lostgan_export import parity
@@ -155,22 +167,21 @@ def _publish(source: Checkpoint, slots: int, max_batch: int, repository: Path, r
     from lostgan_serve.runners.onnxrt import OnnxRunner
     from lostgan_serve.triton.repository import model_name, new_version, write_configurations
 
-    manifest = _manifest(source, slots, max_batch)
+    manifest = _manifest(source, slots, max_batch, precision)
     name = model_name(manifest.resolution)
     with new_version(repository, name, replace=replace) as folder:
         model = folder / "model.onnx"
         with _stage("fuse"):
-            fused = fuse(source.generator)
+            fused = fuse(source.generator, precision)
         with _stage("export to ONNX"):
             export_onnx(fused, manifest, model)
-        del fused
         with _stage("compare with PyTorch"):
-            runner = OnnxRunner(model)
+            runner = parity.FusedRunner(fused, manifest) if precision == "bf16" else OnnxRunner(model)
             measured = parity.measure(runner, source.generator)
             runner.close()
         for line in parity.describe(measured):
             click.echo(f"  {line}")
-        parity.check(measured)
+        parity.check(measured, precision)
         with _stage("publish"):
             manifest = manifest.model_copy(update={"parity": measured})
             set_manifest(model, manifest)
@@ -187,7 +198,7 @@ def _publish(source: Checkpoint, slots: int, max_batch: int, repository: Path, r
     return repository / name
 
 
-def _manifest(source: Checkpoint, slots: int, max_batch: int) -> Manifest:
+def _manifest(source: Checkpoint, slots: int, max_batch: int, precision: Precision = "fp32") -> Manifest:
     from lostgan_export.onnx_export import tool_versions
     from lostgan_serve.manifest import Manifest
 
@@ -197,6 +208,7 @@ def _manifest(source: Checkpoint, slots: int, max_batch: int) -> Manifest:
         resolution=config.resolution,
         slots=slots,
         max_batch=max_batch,
+        precision=precision,
         vocabulary=source.vocabulary,
         weights=source.weights,
         seed=source.seed,

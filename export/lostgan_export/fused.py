@@ -6,12 +6,14 @@ O object slots, C channels, R resolution, D length of an object vector. Every si
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lostgan_serve.manifest import Precision
 from lostgan_train.generator import (
     ISLA_EPS,
     MASK_MAP_SIDE,
@@ -36,11 +38,20 @@ from lostgan_train.generator import (
     split_bottleneck,
 )
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-def fuse(generator: Generator) -> FusedGenerator:
-    """Build the inference graph of a generator in evaluation mode. The generator itself stays as it is."""
+
+def fuse(generator: Generator, precision: Precision = "fp32") -> FusedGenerator:
+    """Build the inference graph of a generator in evaluation mode. The generator itself stays as it is.
+
+    precision: of the convolutions and matrix products, and of the feature maps between them. Inputs and outputs,
+    pasting and mixing of masks, their shares, instance norm, sigmoid and tanh stay in fp32 whatever it is.
+    """
     with torch.no_grad():
-        return FusedGenerator(generator).eval().requires_grad_(False)
+        fused = FusedGenerator(generator)
+        for part in fused.in_low_precision():
+            part.to(DTYPES[precision])
+        return fused.eval().requires_grad_(False)
 
 
 class Affine(NamedTuple):
@@ -77,16 +88,25 @@ class FusedGenerator(nn.Module):
         self.blocks.append(FusedResBlock(blocks[-1], _affine(generator.final_norm)))
         self.to_rgb = fold_conv(generator.to_rgb)
 
+    def in_low_precision(self) -> Iterator[nn.Module]:
+        """The parts whose weights may be of another type than fp32; what they are given is cast to it."""
+        yield from (self.fc, self.blocks, self.to_rgb)
+        if self.mask_net is not None:
+            yield self.mask_net
+        for head in self.mask_heads:
+            yield from (cast(FusedMaskHead, head).features, cast(FusedMaskHead, head).to_logits)
+
     def forward(self, labels: Tensor, boxes: Tensor, z_obj: Tensor, z_img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = self.to_rgb.weight.dtype
         labels = labels.clamp(0, self.label_table.shape[0] - 1)  # or one wrong id would fail the whole batch
         objects = torch.cat([z_obj, F.embedding(labels, self.label_table)], -1)
         pasted = (
             draw_boxes(boxes, MASK_MAP_SIDE) if self.mask_net is None else paste_masks(self.mask_net(objects), boxes)
         )
         objects = torch.cat([objects, self.constant_slot.expand(objects.shape[0], -1, -1)], 1).mT
-        known_by, guide = (labels, neighbourhoods) if self.spade else (objects, _shares)
+        known_by, guide = (labels, neighbourhoods) if self.spade else (objects.to(dtype), _shares)
         rows, columns = self._inside(boxes)
-        x = self.fc(z_img).view(-1, self.channels, START_SIDE, START_SIDE)
+        x = self.fc(z_img.to(dtype)).view(-1, self.channels, START_SIDE, START_SIDE)
         masks = pasted
         for k, block in enumerate(self.blocks):
             side = x.shape[-1]
@@ -94,9 +114,10 @@ class FusedGenerator(nn.Module):
                 step = self.resolution // 2 // side  # nearest resizing by a whole factor keeps every step-th sample
                 clip = rows[:, :, ::step, None], columns[:, :, None, ::step]
                 masks = self.mask_heads[k - 1](x, labels, _resize(pasted, side), clip)
-            x = block(x, known_by, guide(_resize(masks, side)), guide(_resize(masks, 2 * side)))
+            guides = (guide(_resize(masks, size)).to(dtype) for size in (side, 2 * side))
+            x = block(x, known_by, *guides)
         masks = _resize(masks, self.resolution)
-        image = self.to_rgb(x.relu()).tanh()
+        image = self.to_rgb(x.relu()).float().tanh()
         return _to_pixels(image), object_map(masks), _to_uint8(masks * 255)
 
     def _inside(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,13 +152,13 @@ class FusedMaskNet(nn.Module):
         self.to_mask = fold_conv(net.to_mask)
 
     def forward(self, objects: Tensor) -> Tensor:
-        x = self._norm((objects @ self.fc.flatten(1)).view(-1, *self.fc.shape[1:]))
+        x = self._norm((objects.to(self.fc.dtype) @ self.fc.flatten(1)).view(-1, *self.fc.shape[1:]))
         for conv in self.convs:
             x = self._norm(conv(_resize(x, 2 * x.shape[-1])))
-        return cast(Tensor, self.to_mask(x).sigmoid().reshape(*objects.shape[:2], MASK_SIDE, MASK_SIDE))
+        return cast(Tensor, self.to_mask(x).float().sigmoid().reshape(*objects.shape[:2], MASK_SIDE, MASK_SIDE))
 
     def _norm(self, x: Tensor) -> Tensor:
-        return (F.instance_norm(x) if self.instance_norm else x).relu()
+        return (F.instance_norm(x.float()).to(x.dtype) if self.instance_norm else x).relu()
 
 
 class FusedISLANorm(nn.Module):
@@ -239,19 +260,30 @@ class FusedMaskHead(nn.Module):
         else:
             conv, norm, _ = cast(nn.Sequential, head.features)
             self.features = fold_conv(conv, _affine(norm))
-        self.weight = _constant(head.to_classes.weight.flatten(1))
-        self.bias = _constant(cast(Tensor, head.to_classes.bias).unsqueeze(1))
+        self.to_logits = FusedLogits(head.to_classes)
         self.alpha = _constant(alpha.sigmoid().unsqueeze(1))
 
     def forward(self, x: Tensor, labels: Tensor, pasted: Tensor, clip: tuple[Tensor, Tensor]) -> Tensor:
         """x: [B, C, H, W]; pasted: [B, O, H, W]; clip: rows [B, O, H, 1] and columns [B, O, 1, W] of the boxes.
         Returns masks [B, O, H, W]."""
-        features = self.features(x).relu().flatten(2)
-        logits = F.embedding(labels, self.weight) @ features + F.embedding(labels, self.bias)
+        logits = self.to_logits(self.features(x).relu().flatten(2), labels).float()
         alpha = F.embedding(labels, self.alpha).unsqueeze(-1)
         rows, columns = clip
         predicted = logits.view_as(pasted).sigmoid() * (alpha * rows) * columns
         return cast(Tensor, (1 - alpha) * pasted + predicted)
+
+
+class FusedLogits(nn.Module):
+    """The rows of a 1x1 convolution that the labels at hand need."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = _constant(conv.weight.flatten(1))
+        self.bias = _constant(cast(Tensor, conv.bias).unsqueeze(1))
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """features: [B, C, H * W]; labels: [B, O]. Returns [B, O, H * W]."""
+        return F.embedding(labels, self.weight) @ features + F.embedding(labels, self.bias)
 
 
 class FusedPyramidPool(nn.Module):
