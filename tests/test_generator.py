@@ -269,3 +269,14 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_impossible_configs_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"unknown variant|unknown norm|must be positive|must cover"):
         GeneratorConfig(**{"variant": "v1-64", "num_labels": 10, **fields})
+
+
+def test_half_a_checkpoint_is_nearly_the_same(tmp_path: Path) -> None:
+    checkpoint = random_checkpoint("v1-64", Vocabulary.built_in("scenes"), seed=0, ch=2)
+    for name, half in (("whole", False), ("half", True)):
+        save_checkpoint(tmp_path / name, checkpoint, half=half)
+    assert (tmp_path / "half").stat().st_size < 0.6 * (tmp_path / "whole").stat().st_size
+    loaded = load_checkpoint(tmp_path / "half").generator.state_dict()
+    for name, value in checkpoint.generator.state_dict().items():
+        assert loaded[name].dtype == value.dtype
+        torch.testing.assert_close(loaded[name], value, rtol=1e-3, atol=1e-6)

@@ -42,8 +42,9 @@ def random_checkpoint(variant: str, vocabulary: Vocabulary, seed: int, ch: int =
     return Checkpoint(generator.eval(), vocabulary, "untrained", seed)
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write one safetensors file, whole or not at all. Raises OutputError."""
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
+    """Write one safetensors file, whole or not at all. half: weights as fp16, which `load_checkpoint` turns into fp32
+    again. Raises OutputError."""
     metadata = {
         "format": _FORMAT,
         "config": json.dumps(asdict(checkpoint.generator.config)),
@@ -52,6 +53,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "seed": json.dumps(checkpoint.seed),
     }
     state = {key: value.contiguous() for key, value in checkpoint.generator.state_dict().items()}
+    if half:
+        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     write_file(path, save(state, metadata))
 
 
