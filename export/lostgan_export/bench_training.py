@@ -1,30 +1,23 @@
-"""The training step against the same one in the straightforward formulation: pace and peak memory.
-
-Each runs in a process of its own, since a process has one peak; they take turns step by step, so that whatever else the
-machine does falls on both.
-"""
+"""The training step against the same one in the straightforward formulation: pace and peak memory."""
 
 from __future__ import annotations
 
-import resource
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from lostgan_serve.errors import TrainingError
+from lostgan_export.turns import turns
 
 PLAIN, OURS = "as the paper writes it", "lostgan-serve"
 
 
 @dataclass(frozen=True)
 class StepTiming:
-    """seconds: of a step, median over the rounds. peak_mib: most memory that the process held (on a GPU: that torch
-    allocated there). speedup: over the plain formulation."""
+    """seconds: of a step, median over the rounds. peak_mib: most memory that its process held. speedup: over the plain
+    formulation."""
 
     candidate: str
     batch: int
@@ -38,36 +31,31 @@ class StepTiming:
 def bench_training(
     variant: str, ch: int, batch: int, precision: str, rounds: int, progress: Callable[[str], None]
 ) -> list[StepTiming]:
-    """Time a step of both networks, on drawn scenes. Raises TrainingError where a process ends before its time, most
-    often for want of memory."""
-    context = get_context("spawn")
+    """Time a step of both networks, on drawn scenes. Raises LostganError where a process ends before its time."""
     with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
         progress("drawing scenes")
         data = _scenes(Path(folder) / "scenes", variant, batch)
-        ends = {}
-        for name in (PLAIN, OURS):
-            ends[name], theirs = context.Pipe()
-            arguments = (theirs, name == PLAIN, data, variant, ch, batch, precision)
-            context.Process(target=_steps, args=arguments, daemon=True).start()
-            theirs.close()
-        seconds: dict[str, list[float]] = {PLAIN: [], OURS: []}
-        try:
-            for number in range(-1, rounds):  # the first is a warm-up
-                progress(f"round {number + 1} of {rounds}" if number >= 0 else "warming up")
-                for name, end in ends.items():
-                    end.send(True)
-                    seconds[name].append(end.recv())
-            peaks = {name: _last_word(end) for name, end in ends.items()}
-        except (EOFError, OSError) as error:
-            raise TrainingError(f"the step {name} ended before its time; lower --batch or --ch") from error
-    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+        config = (variant, ch, batch, precision)
+        with turns({name: (_build, (name == PLAIN, data, *config)) for name in (PLAIN, OURS)}) as candidates:
+            progress("warming up")
+            candidates.take(None)
+            taken = []
+            for number in range(rounds):
+                progress(f"round {number + 1} of {rounds}")
+                taken.append(candidates.take(None))
+    medians = {name: statistics.median(row[name] for row in taken) for name in (PLAIN, OURS)}
     return [
         StepTiming(
-            name, batch, medians[name], batch / medians[name], peaks[name], medians[PLAIN] / medians[name],
-            tuple(seconds[name][1:]),
+            candidate=name,
+            batch=batch,
+            seconds=median,
+            images_per_s=batch / median,
+            peak_mib=candidates.peak_mib[name],
+            speedup=medians[PLAIN] / median,
+            rounds=tuple(row[name] for row in taken),
         )
-        for name in ends
-    ]  # fmt: skip
+        for name, median in medians.items()
+    ]
 
 
 def training_table(rows: list[StepTiming]) -> list[str]:
@@ -87,16 +75,8 @@ def _scenes(folder: Path, variant: str, count: int) -> Path:
     return folder
 
 
-def _last_word(end: Connection) -> float:
-    end.send(False)
-    peak: float = end.recv()
-    return peak
-
-
-def _steps(end: Connection, plain: bool, data: Path, variant: str, ch: int, batch: int, precision: str) -> None:
-    """In a process of its own: a step and its seconds for each True that comes, and at last the peak in MiB."""
-    import torch
-
+def _build(plain: bool, data: Path, variant: str, ch: int, batch: int, precision: str) -> Callable[[Any], object]:
+    """A step on one batch, over and over."""
     from lostgan_export.baseline import write_as_the_paper
     from lostgan_train.data import open_data
     from lostgan_train.trainer import TrainConfig, Trainer
@@ -106,10 +86,4 @@ def _steps(end: Connection, plain: bool, data: Path, variant: str, ch: int, batc
     if plain:
         write_as_the_paper(trainer.generator)
     examples = next(trainer.batches())
-    while end.recv():
-        start = time.perf_counter()
-        trainer.step(examples)
-        end.send(time.perf_counter() - start)
-    on_gpu = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    end.send(peak / 2**20)
+    return lambda _: trainer.step(examples)
