@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from conftest import Arrays
+from lostgan_export.baseline import write_as_the_paper
 from lostgan_serve.contract import BACKGROUND_BOX, PAD_BOX
 from lostgan_train.discriminator import Discriminator
+from lostgan_train.generator import initialize
 from official_state import official_state
 
 _NAMES = {  # the original's names of our modules
@@ -87,3 +90,16 @@ def test_empty_slots_and_the_background_are_not_judged(resolution: int) -> None:
 def test_there_is_none_for_other_sizes() -> None:
     with pytest.raises(ValueError, match="64, 128, 256, 512"):
         Discriminator(100, num_labels=5)
+
+
+@pytest.mark.parametrize("resolution", [64, 128, 256, 512])
+def test_the_straightforward_formulation_judges_alike(resolution: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    ours = Discriminator(resolution, num_labels=5, ch=2)
+    initialize(ours, seed=0)
+    plain = copy.deepcopy(ours.eval())
+    write_as_the_paper(plain)
+    image = torch.randn(2, 3, resolution, resolution, generator=rng)
+    labels, boxes = torch.tensor([[1, 2], [3, 4]]), torch.tensor([[[0.1, 0.1, 0.2, 0.3], [0, 0, 1, 1.0]]] * 2)
+    for one, other in zip(ours(image, labels, boxes), plain(image, labels, boxes), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

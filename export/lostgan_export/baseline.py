@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lostgan_export.fused import fold_conv, fold_linear
+from lostgan_train.discriminator import DiscriminatorBlock
 from lostgan_train.generator import (
     ISLA_EPS,
     MASK_MAP_SIDE,
@@ -34,9 +35,9 @@ def as_the_paper_writes(generator: Generator) -> Generator:
     return plain
 
 
-def write_as_the_paper(generator: Generator) -> None:
-    """`as_the_paper_writes`, in place."""
-    for module in generator.modules():
+def write_as_the_paper(network: nn.Module) -> None:
+    """`as_the_paper_writes`, in place; a discriminator, too."""
+    for module in network.modules():
         module.__class__ = _PLAIN.get(type(module), type(module))
 
 
@@ -70,6 +71,16 @@ class PlainResBlock(ResBlock):
         return cast(Tensor, main + self.shortcut(F.interpolate(x, scale_factor=2, mode="nearest")))
 
 
+class PlainDiscriminatorBlock(DiscriminatorBlock):
+    """Convolves its shortcut before it is pooled, in all blocks but a network's first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.first or self.shortcut is None:
+            return super().forward(x)
+        main = self.conv2(self.conv1(x.relu()).relu())
+        return self._pool(main) + self._pool(self.shortcut(x))
+
+
 class PlainMaskHead(MaskHead):
     """Predicts the maps of all classes and gathers those of the labels."""
 
@@ -95,6 +106,7 @@ _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     Generator: PlainGenerator,
     ISLANorm: PlainISLANorm,
     ResBlock: PlainResBlock,
+    DiscriminatorBlock: PlainDiscriminatorBlock,
     MaskHead: PlainMaskHead,
     PyramidPool: PlainPyramidPool,
 }

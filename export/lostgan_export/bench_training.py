@@ -85,5 +85,6 @@ def _build(plain: bool, data: Path, variant: str, ch: int, batch: int, precision
     trainer = Trainer(config, open_data(data), data, workers=0, echo=lambda _: None)
     if plain:
         write_as_the_paper(trainer.generator)
+        write_as_the_paper(trainer.discriminator)
     examples = next(trainer.batches())
     return lambda _: trainer.step(examples)

@@ -231,6 +231,15 @@ def neighbourhoods(maps: Tensor) -> Tensor:
     return torch.cat([padded[:, :, y : y + side, x : x + side] for y in range(3) for x in range(3)], 1).flatten(2)
 
 
+def upsample_and_convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Nearest x2 upsampling and a 3x3 convolution, [B, C, H, W] -> [B, C', 2H, 2W], as one 4x4 transposed convolution
+    of stride 2: 9/4 less work. Forwards and backwards on a CPU it takes half the time at ch 64, two thirds at ch 16."""
+    # along an axis, the 3 taps that each of the 4 is the sum of
+    taps = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], device=x.device)
+    weight = torch.einsum("ta,ub,oiab->iotu", taps, taps, conv.weight)
+    return F.conv_transpose2d(x, weight, conv.bias, stride=2, padding=1)
+
+
 class ResBlock(nn.Module):
     """Residual block that doubles the side: norm-ReLU-up-conv-norm-ReLU-conv, beside up-conv1x1.
 
@@ -247,8 +256,8 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, objects: Tensor, masks: Tensor) -> Tensor:
         """x: [B, C, H, W]; objects: what the norms know them by; masks: [B, O, h, w]. Returns [B, C', 2H, 2W]."""
-        main = F.interpolate(self.norm1(x, objects, masks).relu(), scale_factor=2, mode="nearest")
-        main = self.conv2(self.norm2(self.conv1(main), objects, masks).relu())
+        main = upsample_and_convolve(self.norm1(x, objects, masks).relu(), self.conv1)
+        main = self.conv2(self.norm2(main, objects, masks).relu())
         # A 1x1 convolution commutes with repeating pixels: before it, it is four times less work.
         return cast(Tensor, main + F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest"))
 
