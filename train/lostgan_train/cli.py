@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lostgan_serve.errors import TrainingError, require
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
+
+if TYPE_CHECKING:
+    from lostgan_train.data import Source
 
 VARIANTS = ("v1-64", "v1-128", "v2-128", "v2-256", "v2-512")
 COMPONENTS = ("layout-to-mask", "mask-refinement", "image-head", "object-head")
@@ -115,6 +118,18 @@ def _train_options(command: Any) -> Any:
     return command
 
 
+def _source(data: Path, strict: bool) -> Source:
+    """The data set to train on, with its summary told. Raises MissingExtraError for what training needs, DataError."""
+    for module in ("torch", "torchvision", "matplotlib", "tensorboard"):
+        require(module, "train")
+    from lostgan_train.data import open_data
+
+    source = open_data(data, strict=strict)
+    for line in source.summary.lines():
+        click.echo(line)
+    return source
+
+
 @click.command()
 @_train_options
 @click.option("--resume", is_flag=True, help="Go on from the newest state in --out.")
@@ -132,17 +147,12 @@ def train(
     **options: Any,
 ) -> None:
     """Train a LostGAN. Under torchrun, on every GPU of every machine: torchrun ... -m lostgan_train OPTIONS."""
-    for module in ("torch", "torchvision", "matplotlib", "tensorboard"):
-        require(module, "train")
-    from lostgan_train.data import open_data
+    if not resume and any(out.glob("state-*.pt")):
+        raise TrainingError(f"{out}: holds a run already; go on with --resume, or choose another --out")
+    source = _source(data, strict)
     from lostgan_train.trainer import TrainConfig, Trainer
 
     config = TrainConfig(discriminator_ch=discriminator_ch or options["ch"], **options)
-    if not resume and any(out.glob("state-*.pt")):
-        raise TrainingError(f"{out}: holds a run already; go on with --resume, or choose another --out")
-    source = open_data(data, strict=strict)
-    for line in source.summary.lines():
-        click.echo(line)
     weights = None if perceptual == "none" else Path(perceptual)
     trainer = Trainer(config, source, out, weights, workers, click.echo)
     if resume:
@@ -189,17 +199,12 @@ def semi(
     each object that it found counts by its probability. The same command goes on where it stopped. The whole set has
     to be annotated, too: the annotations that are not used tell how good the detector is.
     """
-    for module in ("torch", "torchvision", "matplotlib", "tensorboard"):
-        require(module, "train")
-    from lostgan_train.data import open_data
+    source = _source(data, strict)
     from lostgan_train.semi import LABELS_FILE, SemiConfig, complete
     from lostgan_train.trainer import TrainConfig, Trainer
 
     config = TrainConfig(discriminator_ch=discriminator_ch or options["ch"], **options)
     stages = SemiConfig(annotated, threshold, detector_steps, detector_batch, config.seed)
-    source = open_data(data, strict=strict)
-    for line in source.summary.lines():
-        click.echo(line)
     weights = None if perceptual == "none" else Path(perceptual)
     if not (out / LABELS_FILE).exists():
         Trainer(config, source, out, weights, workers)  # what it would refuse is refused before the detector's hours
