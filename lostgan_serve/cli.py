@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -109,14 +110,22 @@ def client(layouts: tuple[str, ...], url: str, model: str | None, **drawing: Any
 @main.command()
 @_drawing_options
 @click.option("--model", default="triton_repo/lostgan_128", show_default=True, help="A model's folder, or model.onnx.")
-def generate(layouts: tuple[str, ...], model: str, **drawing: Any) -> None:
+@click.option(
+    "--runner",
+    default="auto",
+    show_default=True,
+    envvar="LOSTGAN_SERVE_RUNNER",
+    show_envvar=True,
+    help="onnxrt, openvino or tensorrt (runs an engine that export built).",
+)
+def generate(layouts: tuple[str, ...], model: str, runner: str, **drawing: Any) -> None:
     """Paint layouts in this process, without a server.
 
     LAYOUTS are files: one layout, a JSON list of them, or JSON lines; - reads standard input.
     """
-    from lostgan_serve.runners.onnxrt import OnnxRunner
+    from lostgan_serve.runners import open_runner
 
-    _draw(layouts, lambda: OnnxRunner(model), **drawing)
+    _draw(layouts, lambda: open_runner(runner, model, partial(click.echo, err=True)), **drawing)
 
 
 def _draw(

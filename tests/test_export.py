@@ -13,9 +13,12 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from conftest import run_cli
-from lostgan_export import bench, cli, parity
+from lostgan_export import bench_formulations as formulations
+from lostgan_export import cli, parity
+from lostgan_export.arithmetic import multiply_adds
 from lostgan_export.fused import fuse
 from lostgan_export.onnx_export import export_onnx, set_manifest
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, empty_batch, input_specs, output_specs
@@ -328,16 +331,22 @@ def test_slots() -> None:
 
 def test_bench_command(tmp_path: Path, checkpoint_file: Path) -> None:
     """Without a server: every candidate at every batch, in a table and in a file."""
-    report = tmp_path / "bench.json"
+    report, plot = tmp_path / "bench.json", tmp_path / "bench.png"
     arguments = ["--res", "64", "--checkpoint", checkpoint_file, "--batch", "1,2", "--rounds", "1", "--json", report]
+    arguments += ["--plot", plot]
     result = CliRunner().invoke(cli.bench, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     content = json.loads(report.read_text())
     assert content["machine"]["cores"] >= 1
     measured = {(row["candidate"], row["batch"]) for row in content["in_process"]}
-    assert measured == {(name, n) for name in (bench.PLAIN_TORCH, bench.PLAIN_ONNX, bench.OURS) for n in (1, 2)}
+    names = (formulations.PLAIN_TORCH, formulations.PLAIN_ONNX, formulations.OURS)
+    assert measured == {(name, n) for name in names for n in (1, 2)}
+    shares = {row["candidate"]: row["share_of_peak"] for row in content["in_process"]}
+    assert shares[formulations.PLAIN_TORCH] is None
+    assert 0 < shares[formulations.OURS] < 1.2
+    assert Image.open(plot).width > 500
     assert all(row["seconds_per_image"] > 0 for row in content["in_process"])
-    assert bench.OURS in result.output
+    assert formulations.OURS in result.output
 
 
 def test_import_is_light() -> None:
@@ -391,3 +400,15 @@ def test_a_low_precision_must_reach_its_floor() -> None:
         parity.check(good)
     with pytest.raises(ParityError, match=r"object_map by 0\.01"):
         parity.check(good.model_copy(update={"object_map_differs": 0.01}), "bf16")
+
+
+def test_multiply_adds_are_counted(tmp_path: Path) -> None:
+    """A 3x3 convolution of 2 to 4 maps of 8 x 8, and its maps times a matrix."""
+    conv, matrix = torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Linear(8, 5, bias=False)
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(
+        torch.nn.Sequential(conv, matrix), (torch.zeros(2, 2, 8, 8),), dynamo=True, dynamic_shapes=[{0: batch}]
+    )
+    assert program is not None
+    program.save(tmp_path / "model.onnx")
+    assert multiply_adds(tmp_path / "model.onnx", batch=3) == 3 * (4 * 64 * 2 * 9 + 4 * 8 * 8 * 5)

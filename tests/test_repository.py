@@ -18,7 +18,7 @@ from lostgan_serve.manifest import Manifest
 from lostgan_serve.triton.repository import exported_models, model_name, new_version, write_configurations
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 
-CONFIGURATIONS = ("config.pbtxt", "configs/embedded.pbtxt")
+CONFIGURATIONS = ("config.pbtxt", "configs/embedded.pbtxt", "configs/tensorrt.pbtxt")
 
 
 def a_manifest(vocabulary: str = "visual-genome", max_batch: int = 8) -> Manifest:
@@ -74,11 +74,14 @@ def test_configuration_says_what_the_contract_says(tmp_path: Path, configuration
 
 def test_backends_and_queues(tmp_path: Path) -> None:
     write_configurations(tmp_path, "lostgan_512", a_manifest())
-    production, embedded = (parsed(tmp_path / "lostgan_512" / name) for name in CONFIGURATIONS)
+    production, embedded, tensorrt = (parsed(tmp_path / "lostgan_512" / name) for name in CONFIGURATIONS)
     assert (production.backend, embedded.backend) == ("onnxruntime", "python")
-    policy = production.dynamic_batching.default_queue_policy
-    assert policy.max_queue_size > 0
-    assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
+    assert (tensorrt.backend, tensorrt.platform) == ("", "tensorrt_plan")
+    assert tensorrt.optimization.cuda.graphs
+    for config in (production, tensorrt):
+        policy = config.dynamic_batching.default_queue_policy
+        assert policy.max_queue_size > 0
+        assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
     assert [(group.kind, group.count) for group in embedded.instance_group] == [(pb.ModelInstanceGroup.KIND_CPU, 1)]
     # a bounded queue switches off what hides the Python backend's own time: see the comment in the file
     assert not embedded.dynamic_batching.default_queue_policy.max_queue_size

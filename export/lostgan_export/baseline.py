@@ -72,13 +72,16 @@ class PlainResBlock(ResBlock):
 
 
 class PlainDiscriminatorBlock(DiscriminatorBlock):
-    """Convolves its shortcut before it is pooled, in all blocks but a network's first."""
+    """Averages what it has convolved, but for the shortcut of a network's first block."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.first or self.shortcut is None:
-            return super().forward(x)
-        main = self.conv2(self.conv1(x.relu()).relu())
-        return self._pool(main) + self._pool(self.shortcut(x))
+        def pool(maps: Tensor) -> Tensor:
+            return F.avg_pool2d(maps, 2) if self.halve else maps
+
+        main = pool(self.conv2(self.conv1(x if self.first else x.relu()).relu()))
+        if self.shortcut is None:
+            return main + pool(x)
+        return main + (self.shortcut(pool(x)) if self.first else pool(self.shortcut(x)))
 
 
 class PlainMaskHead(MaskHead):

@@ -1,15 +1,13 @@
-"""Benchmarks: formulations against one another in this process, and a server against the model that it serves.
+"""A server against the model that it serves, and the machine that a benchmark's figures are of.
 
-Candidates take turns within each round, and a figure is the median over the rounds, so that whatever else the machine
-does falls on all of them alike.
+Both take turns within each round, and a figure is the median over the rounds, so that whatever else the machine does
+falls on both alike.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,30 +17,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
+from lostgan_export.bench_formulations import layouts_for
+from lostgan_serve.contract import OUTPUT_NAMES
 from lostgan_serve.errors import LostganError, ModelError, require
-from lostgan_serve.manifest import Manifest
-from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners import Runner
-from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.runners.onnxrt import OnnxRunner, usable_cores
 from lostgan_serve.runners.triton import TritonRunner
 
 Progress = Callable[[str], None]
-
-PLAIN_TORCH = "PyTorch, as the paper writes it"
-PLAIN_ONNX = "the same, in ONNX Runtime"
-OURS = "lostgan-serve, in ONNX Runtime"
-
-
-@dataclass(frozen=True)
-class Timing:
-    """seconds_per_image: median over the rounds. speedup: over the plain ONNX file at the same batch."""
-
-    candidate: str
-    batch: int
-    seconds_per_image: float
-    speedup: float
-    rounds: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -63,55 +45,6 @@ class Served:
     latency_p95_ms: float
     mean_batch: float
     batch_sizes: dict[int, int]
-
-
-def bench_formulations(
-    source: Any, manifest: Manifest, batches: Sequence[int], rounds: int, progress: Progress
-) -> list[Timing]:
-    """Time the plain formulation in PyTorch and ONNX Runtime, and ours in ONNX Runtime.
-
-    source: a `lostgan_train.checkpoint.Checkpoint`.
-    """
-    import torch
-
-    from lostgan_export.baseline import as_the_paper_writes, fold_spectral_norms
-    from lostgan_export.fused import fuse
-    from lostgan_export.onnx_export import export_onnx
-
-    torch.set_num_threads(_cores())
-    plain, folded = as_the_paper_writes(source.generator), as_the_paper_writes(source.generator)
-    fold_spectral_norms(folded)
-    with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
-        progress("exporting both formulations")
-        files = Path(folder, "plain.onnx"), Path(folder, "ours.onnx")
-        export_onnx(folded, manifest, files[0], ("image", "mask_initial", "masks"))
-        export_onnx(fuse(source.generator), manifest, files[1])
-        plain_runner, runner = (OnnxRunner(file) for file in files)
-    del folded
-
-    def run_torch(tensors: Tensors) -> None:
-        with torch.inference_mode():
-            plain(*(torch.from_numpy(tensors[name]) for name in INPUT_NAMES))
-
-    candidates: dict[str, Callable[[Tensors], Any]] = {
-        PLAIN_TORCH: run_torch,
-        PLAIN_ONNX: lambda tensors: plain_runner.run(tensors, ("image", "masks")),
-        OURS: lambda tensors: runner.run(tensors, OUTPUT_NAMES),
-    }
-    timings = []
-    for batch in batches:
-        tensors = _layouts(manifest, batch)
-        seconds = {name: [_seconds(run, tensors) / batch] for name, run in candidates.items()}  # the warm-up
-        for number in range(rounds):
-            progress(f"batch {batch}: round {number + 1} of {rounds}")
-            for name, run in candidates.items():
-                seconds[name].append(_seconds(run, tensors) / batch)
-        medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-        timings += [
-            Timing(name, batch, medians[name], medians[PLAIN_ONNX] / medians[name], tuple(seconds[name][1:]))
-            for name in candidates
-        ]
-    return timings
 
 
 def bench_server(
@@ -185,7 +118,7 @@ class _ClosedLoop:
 
     def __init__(self, runner: Runner, outputs: Sequence[str], clients: int) -> None:
         self.runner, self.outputs, self.clients = runner, outputs, clients
-        batch = _layouts(runner.manifest, clients)
+        batch = layouts_for(runner.manifest, clients)
         self.layouts = [{name: array[k : k + 1] for name, array in batch.items()} for k in range(clients)]
 
     def run(self) -> tuple[float, list[float]]:
@@ -213,7 +146,7 @@ class _ClosedLoop:
 
 def _in_process_pace(runner: Runner, outputs: Sequence[str], batches: Mapping[int, int]) -> float:
     """Images per second of a runner that is given the same batches, one after another."""
-    work = [_layouts(runner.manifest, size) for size, count in batches.items() for _ in range(count)]
+    work = [layouts_for(runner.manifest, size) for size, count in batches.items() for _ in range(count)]
     start = time.perf_counter()
     for tensors in work:
         runner.run(tensors, outputs)
@@ -244,18 +177,13 @@ def machine() -> dict[str, Any]:
 
     return {
         "cpu": _cpu_model(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(),
         "python": platform.python_version(),
         **tool_versions(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def timings_table(timings: Sequence[Timing]) -> list[str]:
-    lines = [f"{'':34} {'batch':>5} {'s/image':>9} {'speed':>7}"]
-    return lines + [f"{t.candidate:34} {t.batch:5} {t.seconds_per_image:9.4f} {t.speedup:6.2f}x" for t in timings]
 
 
 def served_table(rows: Sequence[Served]) -> list[str]:
@@ -271,24 +199,6 @@ def served_table(rows: Sequence[Served]) -> list[str]:
 
 def as_json(rows: Sequence[Any]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
-
-
-def _layouts(manifest: Manifest, batch: int) -> dict[str, Any]:
-    """Contract inputs for `batch` of the layouts that export compares, over and over."""
-    from lostgan_export.parity import sample_layouts
-
-    layouts = sample_layouts(manifest)
-    return to_tensors([layouts[k % len(layouts)] for k in range(batch)], manifest)
-
-
-def _seconds(run: Callable[[Tensors], Any], tensors: Tensors) -> float:
-    start = time.perf_counter()
-    run(tensors)
-    return time.perf_counter() - start
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _cpu_model() -> str:

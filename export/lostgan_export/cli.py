@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -19,6 +19,7 @@ from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 
 if TYPE_CHECKING:
     from lostgan_serve.manifest import Manifest, Precision
+    from lostgan_serve.runners.tensorrt import Target
     from lostgan_train.checkpoint import Checkpoint
 
 DEFAULT_VARIANTS = {64: "v1-64", 128: "v2-128", 256: "v2-256", 512: "v2-512"}
@@ -49,6 +50,13 @@ _path = click.Path(path_type=Path)
     type=click.Choice(["fp32", "fp16", "bf16"]),
     help="Of convolutions and matrix products, in the graph itself.",
 )
+@click.option(
+    "--target",
+    default="onnx",
+    show_default=True,
+    type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx"]),
+    help="Build an engine of the ONNX file, too: for this GPU, or without one for any from Ampere on.",
+)
 @click.option("--replace", is_flag=True, help="Take the place of the newest version.")
 def export(
     res: str,
@@ -59,11 +67,16 @@ def export(
     max_objects: int | None,
     max_batch: int,
     precision: Precision,
+    target: Literal["onnx", "tensorrt", "tensorrt-rtx"],
     replace: bool,
 ) -> None:
     """Export a generator to ONNX, compare it with PyTorch, and publish it in a Triton model repository."""
     for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
+    if target != "onnx":
+        from lostgan_serve.runners.tensorrt import bindings
+
+        bindings(target)
     if random_weights is None and vocabulary is not None:
         raise click.UsageError("--vocabulary goes with --random-weights; a checkpoint has its own")
     if random_weights is not None and checkpoint is not None:
@@ -80,6 +93,8 @@ def export(
         click.echo("note: these weights are untrained: the model has its full speed and paints noise")
     with _cleaning_up_on_sigterm():
         folder = _publish(source, slots, max_batch, precision, repository, replace)
+        if target != "onnx":
+            _add_engine(folder, target)
     click.echo(folder)
 
 
@@ -87,25 +102,36 @@ def export(
 @click.option("--res", default="256", show_default=True, type=_resolution, help="Image side in px.")
 @click.option("--batch", default="1,4", show_default=True, metavar="N,N", help="Batch sizes, without a server.")
 @click.option("--checkpoint", type=_path, help="Weights to run; random ones will do, speed does not depend on them.")
+@click.option(
+    "--runner",
+    default="onnxrt",
+    show_default=True,
+    type=click.Choice(["onnxrt", "openvino", "compile", "all"]),
+    help="What to hold against the paper's formulation.",
+)
 @click.option("--url", metavar="HOST:PORT", help="Measure this server's throughput over gRPC.")
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1), help="Clients, with --url.")
 @click.option("--repository", default="triton_repo", show_default=True, type=_path, help="What that server serves.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Figures are medians over these.")
 @click.option("--json", "json_file", type=_path, help="Write the figures, and the machine they are of, to this file.")
+@click.option("--plot", type=_path, help="Draw them as a PNG, without a server.")
 def bench(
     res: str,
     batch: str,
     checkpoint: Path | None,
+    runner: str,
     url: str | None,
     concurrency: int,
     repository: Path,
     rounds: int,
     json_file: Path | None,
+    plot: Path | None,
 ) -> None:
     """Compare the exported formulation with the paper's; or, with --url, a server with the model it serves."""
     for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
     from lostgan_export import bench as benchmarks
+    from lostgan_export import bench_formulations as formulations
     from lostgan_serve.files import write_file
     from lostgan_serve.triton.repository import model_name
 
@@ -116,8 +142,11 @@ def bench(
         manifest = _manifest(source, source.vocabulary.slots, max(batches))
         weights = source.weights if checkpoint else "random, which does not change the speed"
         click.echo(f"{manifest.variant}, {manifest.slots} slots; weights: {weights}")
-        timings = benchmarks.bench_formulations(source, manifest, batches, rounds, _progress)
-        lines = benchmarks.timings_table(timings)
+        names = formulations.RUNNERS[runner]
+        timings = formulations.bench_formulations(source, manifest, batches, rounds, names, _progress)
+        lines = formulations.timings_table(timings)
+        if plot is not None:
+            write_file(plot, formulations.timings_plot(timings, f"{manifest.variant}, {manifest.slots} slots, CPU"))
         report |= {"variant": manifest.variant, "slots": manifest.slots, "in_process": benchmarks.as_json(timings)}
     else:
         if checkpoint is not None:
@@ -196,6 +225,25 @@ def _publish(
             "again with --replace"
         ) from error
     return repository / name
+
+
+def _add_engine(folder: Path, target: Target) -> None:
+    """Build an engine of a model's newest version, and add it there. Where that fails, the version stays as it is."""
+    from lostgan_export.engine import TIMING_CACHE, build_engine
+    from lostgan_serve.manifest import MANIFEST_FILE, Manifest
+    from lostgan_serve.triton.repository import newest_version
+
+    version = newest_version(folder)
+    manifest = Manifest.from_json((version / MANIFEST_FILE).read_bytes(), str(version / MANIFEST_FILE))
+    label = f"build a {target} engine"
+    with click.progressbar(length=1000, label=label, item_show_func=lambda phase: phase) as bar:
+        build_engine(
+            version / "model.onnx",
+            manifest,
+            target,
+            folder / TIMING_CACHE,
+            lambda done, phase: bar.update(round(1000 * done) - bar.pos, phase),
+        )
 
 
 def _manifest(source: Checkpoint, slots: int, max_batch: int, precision: Precision = "fp32") -> Manifest:

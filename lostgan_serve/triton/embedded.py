@@ -1,4 +1,5 @@
-"""The model that Triton's Python backend runs: ONNX Runtime inside the server, for a server without that backend.
+"""The model that Triton's Python backend runs: ONNX Runtime or OpenVINO inside the server, for a server that has no
+backend for them.
 
 Triton calls `execute` with all requests of a batch at once; it has checked names, dtypes and shapes against the
 configuration, and it drops the outputs that a client did not ask for.
@@ -6,13 +7,17 @@ configuration, and it drops the outputs that a client did not ask for.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, PAD_BOX, Array
-from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.runners import AUTO, open_runner
+
+RUNNER_VARIABLE = "LOSTGAN_SERVE_RUNNER"
+"""Environment variable that names the runner, as `lostgan-serve generate --runner` does."""
 
 
 class TritonPythonModel:
@@ -23,7 +28,8 @@ class TritonPythonModel:
         import triton_python_backend_utils as pb_utils  # exists in the backend's process only
 
         self._pb = pb_utils
-        self._runner = OnnxRunner(Path(args["model_repository"]) / args["model_version"] / "model.onnx")
+        model = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        self._runner = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, model, pb_utils.Logger.log_info)
         self._labels = len(self._runner.manifest.vocabulary)
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 triton_repo/lostgan_512/config.pbtxt            for a tritonserver that has the onnxruntime backend
 triton_repo/lostgan_512/configs/embedded.pbtxt  for one that has the Python backend only
+triton_repo/lostgan_512/configs/tensorrt.pbtxt  for one that has the TensorRT backend, and a version with model.plan
 triton_repo/lostgan_512/labels.txt              the label of each id, one a line
 triton_repo/lostgan_512/warmup/                 a layout to draw before the server calls itself ready
 triton_repo/lostgan_512/1/                      a version: model.onnx, manifest.json and model.py, made by export
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 EMBEDDED_CONFIGURATION = "embedded"
 """What `--model-config-name` calls the configuration of the Python backend."""
+
+TENSORRT_CONFIGURATION = "tensorrt"
+"""What it calls the one for engines of `export --target tensorrt`. Triton does not load TensorRT-RTX's."""
 
 QUEUE_DELAY_US = 1000
 QUEUE_SIZE = 128
@@ -73,6 +77,7 @@ def write_configurations(repository: Path, name: str, manifest: Manifest) -> Non
     layout = _warmup_layout(manifest)
     _write_if_changed(folder / "config.pbtxt", _text(_production(name, manifest), _BOUNDED))
     _write_if_changed(folder / f"configs/{EMBEDDED_CONFIGURATION}.pbtxt", _text(_embedded(name, manifest), _UNBOUNDED))
+    _write_if_changed(folder / f"configs/{TENSORRT_CONFIGURATION}.pbtxt", _text(_tensorrt(name, manifest), _BOUNDED))
     _write_if_changed(folder / "labels.txt", "".join(f"{label}\n" for label in manifest.vocabulary.labels).encode())
     for spec in input_specs(manifest.slots):
         _write_if_changed(folder / "warmup" / spec.name, layout[spec.name].tobytes())
@@ -119,9 +124,22 @@ def _text(configuration: ModelConfig, comment: str) -> bytes:
 
 
 def _production(name: str, manifest: Manifest) -> ModelConfig:
+    configuration = _bounded(name, manifest)
+    configuration.backend = "onnxruntime"
+    return configuration
+
+
+def _tensorrt(name: str, manifest: Manifest) -> ModelConfig:
+    configuration = _bounded(name, manifest)
+    configuration.platform = "tensorrt_plan"
+    configuration.optimization.cuda.graphs = True
+    return configuration
+
+
+def _bounded(name: str, manifest: Manifest) -> ModelConfig:
+    """What the configurations of Triton's own backends share."""
     pb = require("tritonclient.grpc.model_config_pb2", "server")
     configuration = _configuration(name, manifest)
-    configuration.backend = "onnxruntime"
     policy = pb.ModelQueuePolicy(timeout_action=pb.ModelQueuePolicy.REJECT, max_queue_size=QUEUE_SIZE)
     configuration.dynamic_batching.default_queue_policy.CopyFrom(policy)
     return configuration
@@ -137,7 +155,7 @@ def _embedded(name: str, manifest: Manifest) -> ModelConfig:
 
 
 def _configuration(name: str, manifest: Manifest) -> ModelConfig:
-    """What both configurations share."""
+    """What all configurations share."""
     pb = require("tritonclient.grpc.model_config_pb2", "server")
     inputs, outputs = input_specs(manifest.slots), output_specs(manifest.slots, manifest.resolution)
     configuration: ModelConfig = pb.ModelConfig(

@@ -60,7 +60,7 @@ class Scores(NamedTuple):
 class DiscriminatorBlock(nn.Module):
     """ReLU-conv-ReLU-conv beside a shortcut; with `halve`, both end in 2x2 averaging. The first block of a network has
     no ReLU before its first convolution. The shortcut's 1x1 convolution commutes with averaging, so pooling comes
-    first, which is four times less work."""
+    first, which is four times less work; on the main path, averaging joins the last convolution."""
 
     def __init__(self, inputs: int, outputs: int, *, halve: bool, first: bool = False) -> None:
         super().__init__()
@@ -71,12 +71,18 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C', H, W], or half the sides."""
-        main = self.conv2(self.conv1(x if self.first else x.relu()).relu())
-        side = self._pool(x)
-        return self._pool(main) + (side if self.shortcut is None else self.shortcut(side))
+        main = self.conv1(x if self.first else x.relu()).relu()
+        main = convolve_and_halve(main, self.conv2) if self.halve else self.conv2(main)
+        side = F.avg_pool2d(x, 2) if self.halve else x
+        return cast(Tensor, main + (side if self.shortcut is None else self.shortcut(side)))
 
-    def _pool(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2) if self.halve else x
+
+def convolve_and_halve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 3x3 convolution and averaging of 2x2 pixels, [B, C, H, W] -> [B, C', H/2, W/2], as one 4x4 convolution of
+    stride 2: 9/4 less work."""
+    # along an axis, the 3 taps that each of the 4 is the sum of
+    taps = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], device=x.device) / 2
+    return F.conv2d(x, torch.einsum("ta,ub,oiab->oitu", taps, taps, conv.weight), conv.bias, stride=2, padding=1)
 
 
 class Discriminator(nn.Module):

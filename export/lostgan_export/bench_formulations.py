@@ -1,0 +1,206 @@
+"""Formulations and runtimes against one another: the paper's in PyTorch and ONNX Runtime, ours in whatever runs here.
+
+A figure is the median over rounds in which the candidates take turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from lostgan_export.turns import Build, turns
+from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
+from lostgan_serve.manifest import Manifest
+from lostgan_serve.pipeline import to_tensors
+from lostgan_serve.runners.onnxrt import usable_cores
+
+PLAIN_TORCH = "PyTorch, as the paper writes it"
+PLAIN_ONNX = "the same, in ONNX Runtime"
+COMPILED = "PyTorch, torch.compile"
+OURS = "lostgan-serve, ONNX Runtime"
+OPENVINO = "lostgan-serve, OpenVINO"
+OPENVINO_BF16 = "lostgan-serve, OpenVINO, bf16"
+
+RUNNERS = {
+    "onnxrt": (OURS,),
+    "openvino": (OPENVINO, OPENVINO_BF16),
+    "compile": (COMPILED,),
+    "all": (COMPILED, OURS, OPENVINO, OPENVINO_BF16),
+}
+"""What `bench --runner` measures beside the paper's formulation. compile: the unfused training module, which takes
+minutes to compile."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """seconds_per_image: median over the rounds. over_torch, over_onnx: images/s as multiples of the paper's
+    formulation in PyTorch and in ONNX Runtime at the same batch. peak_mib: most memory that the candidate's process
+    held up to then. share_of_peak: of the machine's matrix products of the same type, in multiply-adds per second;
+    None where they were not counted."""
+
+    candidate: str
+    batch: int
+    seconds_per_image: float
+    over_torch: float
+    over_onnx: float
+    peak_mib: float
+    share_of_peak: float | None
+    rounds: tuple[float, ...]
+
+
+def bench_formulations(
+    source: Any,
+    manifest: Manifest,
+    batches: Sequence[int],
+    rounds: int,
+    candidates: Sequence[str],
+    progress: Callable[[str], None],
+) -> list[Timing]:
+    """Time the paper's formulation and `candidates`, each in a process of its own.
+
+    source: a `lostgan_train.checkpoint.Checkpoint`. Raises LostganError where a candidate cannot run here.
+    """
+    from lostgan_export.arithmetic import matmul_peak, multiply_adds
+    from lostgan_train.checkpoint import save_checkpoint
+
+    with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
+        progress("exporting both formulations")
+        files = _export(source, manifest, Path(folder))
+        weights = Path(folder, "weights.safetensors")
+        save_checkpoint(weights, source)
+        peaks = {precision: matmul_peak(precision) for precision in ("fp32", "bf16")}
+        work = {PLAIN_ONNX: multiply_adds(files[0])} | dict.fromkeys(candidates, multiply_adds(files[1]))
+        builds: dict[str, tuple[Build, Sequence[Any]]] = {
+            PLAIN_TORCH: (_torch, (weights, False)),
+            PLAIN_ONNX: (_onnx, (files[0], ("image", "masks"))),
+            COMPILED: (_torch, (weights, True)),
+            OURS: (_onnx, (files[1], OUTPUT_NAMES)),
+            OPENVINO: (_openvino, (files[1], "fp32")),
+            OPENVINO_BF16: (_openvino, (files[1], "bf16")),
+        }
+        timings = []
+        with turns({name: builds[name] for name in (PLAIN_TORCH, PLAIN_ONNX, *candidates)}) as processes:
+            for batch in batches:
+                job = layouts_for(manifest, batch)
+                progress(f"batch {batch}: warming up")
+                processes.take(job)
+                taken = []
+                for number in range(rounds):
+                    progress(f"batch {batch}: round {number + 1} of {rounds}")
+                    taken.append(processes.take(job))
+                medians = {name: statistics.median(row[name] for row in taken) / batch for name in taken[0]}
+                timings += [
+                    Timing(
+                        candidate=name,
+                        batch=batch,
+                        seconds_per_image=median,
+                        over_torch=medians[PLAIN_TORCH] / median,
+                        over_onnx=medians[PLAIN_ONNX] / median,
+                        peak_mib=processes.peak_mib[name],
+                        share_of_peak=_share(name, work, median, peaks),
+                        rounds=tuple(row[name] / batch for row in taken),
+                    )
+                    for name, median in medians.items()
+                ]
+    return timings
+
+
+def _share(name: str, work: dict[str, int], seconds: float, peaks: dict[str, float]) -> float | None:
+    """The unfused module does more than was counted in either file."""
+    if name not in work or name == COMPILED:
+        return None
+    return work[name] / seconds / peaks["bf16" if name == OPENVINO_BF16 else "fp32"]
+
+
+def timings_table(timings: Sequence[Timing]) -> list[str]:
+    titles = f"{'s/image':>9} {'images/s':>9} {'/PyTorch':>9} {'/ONNX':>7} {'peak MiB':>9} {'of peak':>8}"
+    rows = [f"{'':32} {'batch':>5} {titles}"]
+    for t in timings:
+        share = "" if t.share_of_peak is None else f"{t.share_of_peak:.0%}"
+        figures = f"{t.seconds_per_image:9.4f} {1 / t.seconds_per_image:9.2f} {t.over_torch:8.2f}x {t.over_onnx:6.2f}x"
+        rows.append(f"{t.candidate:32} {t.batch:5} {figures} {t.peak_mib:9.0f} {share:>8}")
+    return rows
+
+
+def timings_plot(timings: Sequence[Timing], title: str) -> bytes:
+    """PNG: images/s of every candidate, a group of bars for each batch size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(t.candidate for t in timings))
+    batches = list(dict.fromkeys(t.batch for t in timings))
+    figure, axis = pyplot.subplots(figsize=(8, 0.6 + 0.45 * len(names) * len(batches)), layout="constrained")
+    for k, batch in enumerate(batches):
+        pace = {t.candidate: 1 / t.seconds_per_image for t in timings if t.batch == batch}
+        places = [k * (len(names) + 1) + names.index(name) for name in pace]
+        bars = axis.barh(places, list(pace.values()), color=[f"C{names.index(name)}" for name in pace])
+        axis.bar_label(bars, [f"{name}, batch {batch}: {value:.2f}" for name, value in pace.items()], padding=4)
+    axis.set(title=title, xlabel="images/s", yticks=[])
+    axis.margins(x=0.6)
+    axis.invert_yaxis()
+    buffer = BytesIO()
+    figure.savefig(buffer, dpi=110)
+    pyplot.close(figure)
+    return buffer.getvalue()
+
+
+def _export(source: Any, manifest: Manifest, folder: Path) -> tuple[Path, Path]:
+    """The paper's formulation, with spectral norms folded as a runtime would, and ours."""
+    from lostgan_export.baseline import as_the_paper_writes, fold_spectral_norms
+    from lostgan_export.fused import fuse
+    from lostgan_export.onnx_export import export_onnx
+
+    plain, ours = folder / "plain.onnx", folder / "ours.onnx"
+    folded = as_the_paper_writes(source.generator)
+    fold_spectral_norms(folded)
+    export_onnx(folded, manifest, plain, ("image", "mask_initial", "masks"))
+    export_onnx(fuse(source.generator), manifest, ours)
+    return plain, ours
+
+
+def layouts_for(manifest: Manifest, batch: int) -> Tensors:
+    """Contract inputs for `batch` of the layouts that export compares, over and over."""
+
+    from lostgan_export.parity import sample_layouts
+
+    layouts = sample_layouts(manifest)
+    return to_tensors([layouts[k % len(layouts)] for k in range(batch)], manifest)
+
+
+def _torch(weights: Path, compiled: bool) -> Callable[[Tensors], object]:
+    """The paper's formulation, or the training module under torch.compile."""
+    import torch
+
+    from lostgan_export.baseline import as_the_paper_writes
+    from lostgan_train.checkpoint import load_checkpoint
+
+    torch.set_num_threads(usable_cores())
+    generator = load_checkpoint(weights).generator
+    network: Any = torch.compile(generator) if compiled else as_the_paper_writes(generator)
+
+    def run(tensors: Tensors) -> None:
+        with torch.inference_mode():
+            network(*(torch.from_numpy(tensors[name]) for name in INPUT_NAMES))
+
+    return run
+
+
+def _onnx(model: Path, outputs: Sequence[str]) -> Callable[[Tensors], object]:
+    from lostgan_serve.runners.onnxrt import OnnxRunner
+
+    runner = OnnxRunner(model)
+    return lambda tensors: runner.run(tensors, outputs)
+
+
+def _openvino(model: Path, precision: Any) -> Callable[[Tensors], object]:
+    from lostgan_serve.runners.openvino import OpenVinoRunner
+
+    runner = OpenVinoRunner(model, precision)
+    return lambda tensors: runner.run(tensors, OUTPUT_NAMES)

@@ -1,0 +1,236 @@
+"""Runners in this process: ONNX Runtime and OpenVINO agree, and `--runner` chooses one and says why."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from conftest import EXAMPLES, fails_in_one_line
+from lostgan_serve import cli
+from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, empty_batch, output_specs
+from lostgan_serve.errors import ModelError
+from lostgan_serve.layout import Layout
+from lostgan_serve.pipeline import to_tensors
+from lostgan_serve.runners import AUTO, RUNNERS, Runner, open_runner
+from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.runners.openvino import OpenVinoRunner
+from lostgan_serve.runners.triton import TritonRunner
+from lostgan_serve.triton.embedded import RUNNER_VARIABLE
+from lostgan_serve.triton.server import running_server
+
+ov = pytest.importorskip("openvino")
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@pytest.fixture(scope="module")
+def onnxrt(tiny_model: Path) -> OnnxRunner:
+    return OnnxRunner(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def openvino(tiny_model: Path) -> OpenVinoRunner:
+    return OpenVinoRunner(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def tensors(onnxrt: OnnxRunner) -> Arrays:
+    """The example layouts, all of which leave slots empty."""
+    return to_tensors([Layout.load(path) for path in EXAMPLES], onnxrt.manifest)
+
+
+def rows(tensors: Arrays, which: slice) -> Arrays:
+    return {name: array[which] for name, array in tensors.items()}
+
+
+def assert_agree(found: Arrays, expected: Arrays) -> None:
+    """Within a level of 255, and a share of 0.001 of the object map, whose ties may fall either way."""
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.dtype == np.uint8
+        assert array.shape == expected[name].shape
+        if name == "object_map":
+            assert (array != expected[name]).mean() <= 0.001
+        else:
+            apart = np.abs(array.astype(int) - expected[name])
+            assert apart.max() <= 1
+            assert apart.mean() < 0.01
+
+
+# OpenVINO
+
+
+def test_openvino_draws_what_onnxruntime_draws(openvino: OpenVinoRunner, onnxrt: OnnxRunner, tensors: Arrays) -> None:
+    assert openvino.manifest == onnxrt.manifest
+    found = openvino.run(tensors, OUTPUT_NAMES)
+    assert_agree(found, onnxrt.run(tensors, OUTPUT_NAMES))
+    for spec in output_specs(onnxrt.manifest.slots, onnxrt.manifest.resolution):
+        assert found[spec.name].dtype == spec.dtype
+        assert found[spec.name].shape == (len(EXAMPLES), *spec.dims)
+
+
+def test_openvino_draws_a_batch_as_it_draws_each_layout(openvino: OpenVinoRunner, tensors: Arrays) -> None:
+    batch = openvino.run(tensors, OUTPUT_NAMES)
+    for row in range(len(EXAMPLES)):
+        one = slice(row, row + 1)
+        assert_agree(openvino.run(rows(tensors, one), OUTPUT_NAMES), rows(batch, one))
+    assert_agree(openvino.run(tensors, OUTPUT_NAMES), batch)  # and results are the caller's own
+
+
+def test_empty_slots_are_inert_in_openvino(openvino: OpenVinoRunner, tensors: Arrays) -> None:
+    """The objects of a layout may stand in any slots: the empty ones among them change nothing."""
+    layout = rows(tensors, slice(0, 1))
+    used = int((layout["boxes"][0, :, 0] >= 0).sum())
+    slots = openvino.manifest.slots
+    assert used < slots
+    moved = empty_batch(1, slots) | {"z_img": layout["z_img"]}
+    for name in ("labels", "boxes", "z_obj"):
+        moved[name][:, slots - used :] = layout[name][:, :used]
+    before, after = (openvino.run(inputs, ("image", "masks")) for inputs in (layout, moved))
+    assert np.abs(before["image"].astype(int) - after["image"]).max() <= 1
+    assert not before["masks"][:, used:].any()
+    assert not after["masks"][:, : slots - used].any()
+
+
+def test_openvino_computes_the_outputs_that_are_wanted(openvino: OpenVinoRunner, tensors: Arrays) -> None:
+    assert list(openvino.run(rows(tensors, slice(0, 1)), ["object_map"])) == ["object_map"]
+
+
+def test_a_wrong_label_does_not_fail_its_batch_in_openvino(openvino: OpenVinoRunner, tensors: Arrays) -> None:
+    pair = {name: array[:2].copy() for name, array in tensors.items()}
+    expected = openvino.run(pair, ("image",))["image"]
+    pair["labels"][1, :2] = -1, 10**9
+    np.testing.assert_array_equal(openvino.run(pair, ("image",))["image"][0], expected[0])
+
+
+def test_bf16_is_near_fp32(onnxrt: OnnxRunner, tiny_model: Path, tensors: Arrays) -> None:
+    def draw() -> Arrays:
+        return OpenVinoRunner(tiny_model, precision="bf16").run(tensors, OUTPUT_NAMES)
+
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(ModelError, match=r"this CPU computes no bf16.*take fp32"):
+            draw()
+        return
+    found, expected = draw(), onnxrt.run(tensors, OUTPUT_NAMES)
+    error = ((found["image"].astype(float) - expected["image"]) ** 2).mean()
+    assert 0 < error < 255**2 * 10**-3  # another precision, and a PSNR above 30 dB
+    assert (found["object_map"] != expected["object_map"]).mean() < 0.02
+
+
+@pytest.mark.parametrize("make", [OnnxRunner, OpenVinoRunner])
+def test_tensors_and_files_that_do_not_fit_are_one_line(
+    make: Callable[[Path], Runner], tiny_model: Path, tmp_path: Path
+) -> None:
+    runner = make(tiny_model)
+    slots = runner.manifest.slots
+    fits = empty_batch(2, slots)
+    bad = [empty_batch(1, slots + 1), *({**fits, name: fits[name].astype(np.float64)} for name in INPUT_NAMES)]
+    for tensors in [*bad, {**fits, "z_img": fits["z_img"][:1]}]:
+        with pytest.raises(ModelError, match=r"model\.onnx: it cannot draw these layouts \(.*\)$") as caught:
+            runner.run(tensors, OUTPUT_NAMES)
+        assert "\n" not in str(caught.value)
+    assert runner.run(fits, ("image",))["image"].shape[0] == 2
+
+    cut, foreign = tmp_path / "cut.onnx", tmp_path / "foreign.onnx"
+    cut.write_bytes(tiny_model.read_bytes()[:50_000])
+    foreign.write_bytes(tiny_model.read_bytes().replace(b"lostgan_serve.manifest", b"somebody_else.manifest"))
+    for model, words in (
+        (cut, "cut.onnx: truncated or not an ONNX model; export it again"),
+        (foreign, "foreign.onnx: not a lostgan-serve model"),
+        (tmp_path / "none.onnx", "none.onnx: no such model; make one with: lostgan-serve export"),
+        (tmp_path, "no exported version in this folder"),
+    ):
+        with pytest.raises(ModelError, match=words) as caught:
+            make(model)
+        assert "\n" not in str(caught.value)
+
+
+# ONNX Runtime
+
+
+def test_execution_providers(tiny_model: Path) -> None:
+    assert OnnxRunner(tiny_model, providers=["CPUExecutionProvider"]).provider == "CPUExecutionProvider"
+    with pytest.raises(ModelError, match=r"has no NoSuchProvider; it has .*CPUExecutionProvider"):
+        OnnxRunner(tiny_model, providers=["NoSuchProvider"])
+
+
+# The choice
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Let packages look as if they were not installed."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in packages else find(name, *rest))
+
+
+def test_auto_says_what_it_chose_and_why(
+    tiny_model: Path, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    assert isinstance(open_runner(AUTO, tiny_repository / "lostgan_128", told.append), OnnxRunner)
+    hide(monkeypatch, "openvino")
+    assert isinstance(open_runner(AUTO, tiny_model, told.append), OnnxRunner)
+    hide(monkeypatch, "onnxruntime")
+    assert isinstance(open_runner(AUTO, tiny_model, told.append), OnnxRunner)  # neither: what it needs is told best
+    monkeypatch.undo()
+    hide(monkeypatch, "onnxruntime")
+    assert isinstance(open_runner(AUTO, tiny_model, told.append), OpenVinoRunner)
+    assert [line.partition(" (")[0] for line in told] == ["runner: onnxrt"] * 3 + ["runner: openvino"]
+    assert told[-1] == "runner: openvino (onnxruntime is not installed)"
+
+
+def test_an_engine_that_cannot_run_here_is_no_obstacle(tiny_model: Path, tmp_path: Path) -> None:
+    """Nor is one that somebody else built."""
+    version = tmp_path / "lostgan_128" / "1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(tiny_model.read_bytes())
+    (version / "model.plan").write_bytes(b"no engine")
+    told: list[str] = []
+    assert isinstance(open_runner(AUTO, version.parent, told.append), OnnxRunner)
+    (line,) = told
+    assert line.startswith("runner: onnxrt (")
+    assert "; not TensorRT: " in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", ["onnxrt", "openvino"])
+def test_generate_takes_a_runner(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    arguments = ["generate", str(EXAMPLES[0]), "--model", str(tiny_model), "--out", str(tmp_path / name)]
+    done = CliRunner().invoke(cli.main, [*arguments, "--runner", name])
+    assert done.exit_code == 0, done.output
+    assert "runner:" not in done.stderr
+    assert list((tmp_path / name).glob("*.png"))
+    by_variable = CliRunner().invoke(cli.main, arguments, env={RUNNER_VARIABLE: name})
+    assert by_variable.exit_code == 0
+    assert "runner:" not in by_variable.stderr
+    assert "runner: onnxrt (" in CliRunner().invoke(cli.main, arguments).stderr
+
+
+def test_a_runner_that_is_not_there_is_one_line(cli: Any, tiny_repository: Path, tmp_path: Path) -> None:
+    for name, words in (("nix", ["runner 'nix'", *RUNNERS]), ("tensorrt", ["model.plan", "export --target tensorrt"])):
+        model = tiny_repository / "lostgan_128"
+        done = cli("generate", EXAMPLES[0], "--model", model, "--out", tmp_path / "out", "--runner", name)
+        fails_in_one_line(done, words)
+    assert not (tmp_path / "out").exists()
+
+
+# Triton
+
+
+def test_triton_draws_with_openvino(
+    tiny_repository: Path, openvino: OpenVinoRunner, tensors: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its stub, which has a Python environment of its own; the very arrays, not ONNX Runtime's."""
+    monkeypatch.setenv(RUNNER_VARIABLE, "openvino")
+    with running_server(tiny_repository) as endpoints:
+        remote = TritonRunner(endpoints.grpc)
+        found = remote.run(tensors, OUTPUT_NAMES)
+        remote.close()
+    for name, array in openvino.run(tensors, OUTPUT_NAMES).items():
+        np.testing.assert_array_equal(found[name], array)
