@@ -14,6 +14,7 @@ from conftest import ROOT, run_cli
 OPTIONAL = [
     *("torch", "torchvision", "safetensors", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "openvino", "tensorrt"),
     *("tritonclient", "grpc", "google.protobuf", "pytriton", "triton_python_backend_utils"),
+    *("tensorrt_rtx", "tensorrt_rtx_bindings", "cuda"),
 ]
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -33,6 +33,8 @@ BUILDS: list[tuple[str, Precision]] = [
     ("v2-128", "fp32"),  # every kind of layer there is
     ("v2-256", "fp32"),
     ("v2-512", "fp32"),
+    ("v2-128", "fp16"),
+    ("v2-512", "fp16"),
 ]
 """What is exported and built; v1-64 in fp32 is what `published` holds."""
 

@@ -28,7 +28,7 @@ OPENVINO_BF16 = "lostgan-serve, OpenVINO, bf16"
 
 RUNNERS = {
     "onnxrt": (OURS,),
-    "openvino": (OPENVINO, OPENVINO_BF16),
+    "openvino": (OURS, OPENVINO, OPENVINO_BF16),
     "compile": (COMPILED,),
     "all": (COMPILED, OURS, OPENVINO, OPENVINO_BF16),
 }
