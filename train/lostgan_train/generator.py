@@ -37,6 +37,9 @@ PYRAMID_SIDES = (1, 2, 3, 6)
 ISLA_EPS = 1e-6
 SPECTRAL_EPS = 1e-4
 
+PIXELS_WORTH_IT = 1024
+"""Over a batch. A 3x3 convolution of fewer costs less than to turn its weight into that of a 4x4 one."""
+
 
 Norm = Literal["isla", "spade"]
 
@@ -234,6 +237,8 @@ def neighbourhoods(maps: Tensor) -> Tensor:
 def upsample_and_convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """Nearest x2 upsampling and a 3x3 convolution, [B, C, H, W] -> [B, C', 2H, 2W], as one 4x4 transposed convolution
     of stride 2: 9/4 less work. Forwards and backwards on a CPU it takes half the time at ch 64, two thirds at ch 16."""
+    if len(x) * (2 * x.shape[-1]) ** 2 < PIXELS_WORTH_IT:
+        return cast(Tensor, conv(F.interpolate(x, scale_factor=2, mode="nearest")))
     # along an axis, the 3 taps that each of the 4 is the sum of
     taps = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], device=x.device)
     weight = torch.einsum("ta,ub,oiab->iotu", taps, taps, conv.weight)
