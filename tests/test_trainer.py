@@ -30,6 +30,7 @@ from lostgan_train.data import Source, open_data
 from lostgan_train.generator import GeneratorConfig
 from lostgan_train.losses import PerceptualLoss
 from lostgan_train.official import convert_official
+from lostgan_train.progress import progress
 from lostgan_train.scenes.dataset import write_dataset
 from lostgan_train.trainer import BOARD_FOLDER, LOG_FILE, MOST_SKIPS, Component, Precision, TrainConfig, Trainer
 from official_state import official_state
@@ -318,3 +319,24 @@ def test_perceptual_loss_reads_vgg19_and_pulls_an_image_to_its_target(source: So
     torch.save(drawn, path)
     with pytest.raises(CheckpointError, match="not the weights of VGG19"):
         PerceptualLoss(path)
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> tuple[list[str], str]:
+        lines: list[str] = []
+        with progress("training", 5, 8, 4, lines.append) as report:
+            for step in (6, 7, 8):
+                report(step, {"l1": 0.5, "skipped": 2})
+        return lines, capsys.readouterr().err
+
+    (line,), shown = told()
+    assert line.startswith("training: step 8/8  l1 0.500  skipped 2  ")
+    assert line.endswith("0:00:00 left")
+    assert shown == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    lines, shown = told()
+    assert lines == []
+    assert "training from step 5" in shown
+    assert "3/3  l1 0.500  skipped 2  " in shown
