@@ -39,7 +39,8 @@ def _multiply_adds(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
 
 
 def matmul_peak(precision: str, seconds: float = 1.0) -> float:
-    """Multiply-adds per second of torch's own product of large square matrices: the most that any runtime may reach.
+    """Multiply-adds per second of torch's own product of large square matrices, a measure of what the machine can do;
+    on AMD CPUs other libraries' convolutions can be faster still.
 
     precision: "fp32", "fp16" or "bf16". The best of the products that fit into `seconds`.
     """

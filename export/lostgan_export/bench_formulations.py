@@ -143,7 +143,7 @@ def timings_plot(timings: Sequence[Timing], title: str) -> bytes:
         bars = axis.barh(places, list(pace.values()), color=[f"C{names.index(name)}" for name in pace])
         axis.bar_label(bars, [f"{name}, batch {batch}: {value:.2f}" for name, value in pace.items()], padding=4)
     axis.set(title=title, xlabel="images/s", yticks=[])
-    axis.margins(x=0.6)
+    axis.set_xlim(right=1.9 / min(t.seconds_per_image for t in timings))  # room for the labels
     axis.invert_yaxis()
     buffer = BytesIO()
     figure.savefig(buffer, dpi=110)
