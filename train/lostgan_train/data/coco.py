@@ -23,6 +23,7 @@ from lostgan_train.data.source import (
     list_in,
     load_json,
     member,
+    note_id,
     number,
     own_name,
     select,
@@ -163,14 +164,8 @@ def _gather(
 ) -> None:
     """Add a file's annotations to their images: those of at least `least_share` of the image, no crowd."""
     seen: set[Any] = set()
-    for index, item in enumerate(list_in(document, "annotations", path)):
-        try:
-            reason = _add(item, candidates, labels, least_share, seen)
-        except Problem as problem:
-            summary.add_problem(path, f"annotations[{index}]", problem)
-            reason = problem.kind
-        if reason:
-            summary.dropped_objects[reason] += 1
+    items = list_in(document, "annotations", path)
+    summary.gather(path, "annotations", items, lambda item: _add(item, candidates, labels, least_share, seen))
 
 
 def _add(
@@ -183,10 +178,7 @@ def _add(
     category = member(item, "category_id", int, "7")
     if category not in labels:
         raise Problem("category_id", "unknown category", f"{category} is not among the categories")
-    if isinstance(own := item.get("id"), ImageId):
-        if own in seen:
-            raise Problem("id", "object id standing twice", f"{own!r}")
-        seen.add(own)
+    note_id(item, "id", ImageId, seen)
     candidate, label, box = candidates[key], labels[category], _box(item)
     if candidate is None:
         return "in images left out"

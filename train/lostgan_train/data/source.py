@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,20 @@ class Summary:
         places = self.places.setdefault(problem.kind, [])
         if len(places) < _NAMED:
             places.append(f"{file.name} {place}.{problem.key} {problem.detail}")
+
+    def gather(self, file: Path, place: str, items: Iterable[Any], add: Callable[[Any], str | None]) -> None:
+        """Add objects with `add`, which returns why it leaves one out, or raises Problem; count both.
+
+        place: of the list in the file, such as "annotations".
+        """
+        for index, item in enumerate(items):
+            try:
+                reason = add(item)
+            except Problem as problem:
+                self.add_problem(file, f"{place}[{index}]", problem)
+                reason = problem.kind
+            if reason:
+                self.dropped_objects[reason] += 1
 
     def lines(self) -> list[str]:
         """The summary as at most 25 lines of text."""
@@ -285,6 +299,14 @@ def is_finite(value: Any) -> bool:
         return isinstance(value, int | float) and math.isfinite(value)
     except OverflowError:  # JSON's integers have no bounds
         return False
+
+
+def note_id(item: Any, key: str, kind: Any, seen: set[Any]) -> None:
+    """Remember the id of an object that has one. Raises Problem where an object before it has the same."""
+    if isinstance(own := item.get(key), kind):
+        if own in seen:
+            raise Problem(key, "object id standing twice", f"{own!r}")
+        seen.add(own)
 
 
 def unit_box(box: Sequence[float], width: float, height: float, overhang: float, key: str = "bbox") -> Box:

@@ -25,6 +25,7 @@ from lostgan_train.data.source import (
     find_image,
     load_json,
     member,
+    note_id,
     number,
     own_name,
     select,
@@ -194,14 +195,7 @@ def _gather(
 ) -> None:
     """Add the objects of image `key` to it."""
     seen: set[Any] = set()
-    for index, item in enumerate(items):
-        try:
-            reason = _add(item, candidate, ids, aliases, seen)
-        except Problem as problem:
-            summary.add_problem(path, f"image_id {key}: objects[{index}]", problem)
-            reason = problem.kind
-        if reason:
-            summary.dropped_objects[reason] += 1
+    summary.gather(path, f"image_id {key}: objects", items, lambda item: _add(item, candidate, ids, aliases, seen))
 
 
 def _add(
@@ -209,10 +203,7 @@ def _add(
 ) -> str | None:
     """Add one object to its image, or return why it is left out. Raises Problem."""
     member(item, "names", list, '["tree"]')
-    if isinstance(own := item.get("object_id"), int):
-        if own in seen:
-            raise Problem("object_id", "object id standing twice", f"{own}")
-        seen.add(own)
+    note_id(item, "object_id", int, seen)
     x, y, width, height = (number(item, side, "120") for side in "xywh")
     label = next((ids[name] for name in _names(item, aliases) if name in ids), None)
     if label is None:
