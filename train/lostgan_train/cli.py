@@ -14,6 +14,7 @@ from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 
 if TYPE_CHECKING:
     from lostgan_train.data import Source
+    from lostgan_train.trainer import Trainer
 
 VARIANTS = ("v1-64", "v1-128", "v2-128", "v2-256", "v2-512")
 COMPONENTS = ("layout-to-mask", "mask-refinement", "image-head", "object-head")
@@ -130,6 +131,16 @@ def _source(data: Path, strict: bool) -> Source:
     return source
 
 
+def _trainer(
+    source: Source, out: Path, perceptual: str, discriminator_ch: int | None, workers: int, options: dict[str, Any]
+) -> Trainer:
+    """The trainer that the options of `_train_options` ask for. Raises TrainingError, CheckpointError."""
+    from lostgan_train.trainer import TrainConfig, Trainer
+
+    config = TrainConfig(discriminator_ch=discriminator_ch or options["ch"], **options)
+    return Trainer(config, source, out, None if perceptual == "none" else Path(perceptual), workers, click.echo)
+
+
 @click.command()
 @_train_options
 @click.option("--resume", is_flag=True, help="Go on from the newest state in --out.")
@@ -150,11 +161,7 @@ def train(
     if not resume and any(out.glob("state-*.pt")):
         raise TrainingError(f"{out}: holds a run already; go on with --resume, or choose another --out")
     source = _source(data, strict)
-    from lostgan_train.trainer import TrainConfig, Trainer
-
-    config = TrainConfig(discriminator_ch=discriminator_ch or options["ch"], **options)
-    weights = None if perceptual == "none" else Path(perceptual)
-    trainer = Trainer(config, source, out, weights, workers, click.echo)
+    trainer = _trainer(source, out, perceptual, discriminator_ch, workers, options)
     if resume:
         trainer.resume()
     elif init is not None:
@@ -201,17 +208,14 @@ def semi(
     """
     source = _source(data, strict)
     from lostgan_train.semi import LABELS_FILE, SemiConfig, complete
-    from lostgan_train.trainer import TrainConfig, Trainer
 
-    config = TrainConfig(discriminator_ch=discriminator_ch or options["ch"], **options)
-    stages = SemiConfig(annotated, threshold, detector_steps, detector_batch, config.seed)
-    weights = None if perceptual == "none" else Path(perceptual)
-    if not (out / LABELS_FILE).exists():
-        Trainer(config, source, out, weights, workers)  # what it would refuse is refused before the detector's hours
+    stages = SemiConfig(annotated, threshold, detector_steps, detector_batch, options["seed"])
+    if not (out / LABELS_FILE).exists():  # what a trainer would refuse is refused before the detector's hours
+        _trainer(source, out, perceptual, discriminator_ch, workers, options)
     completed = complete(stages, source, data, out, workers, click.echo)
     if completed is None:
         return
-    trainer = Trainer(config, completed, out, weights, workers, click.echo)
+    trainer = _trainer(completed, out, perceptual, discriminator_ch, workers, options)
     if any(out.glob("state-*.pt")):
         trainer.resume()
     elif init is not None:

@@ -24,12 +24,6 @@ def start() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def stop() -> None:
-    """Leave them."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def mean(value: Tensor) -> Tensor:
     """Mean of a detached value over the processes."""
     value = value.detach().clone()

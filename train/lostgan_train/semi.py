@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from torchvision.ops import box_convert, box_iou
 
@@ -27,10 +26,10 @@ from lostgan_serve.contract import IMAGE_LABEL
 from lostgan_serve.errors import CheckpointError, DataError, TrainingError
 from lostgan_serve.files import write_file
 from lostgan_train import distributed
-from lostgan_train.data import Example, LayoutDataset, Source
+from lostgan_train.data import Batch, Example, LayoutDataset, Source, batches_of, loader
 from lostgan_train.progress import progress
-from lostgan_train.signals import leave_signals_alone, stop_on_signals
-from lostgan_train.trainer import MOST_SKIPS, Batch
+from lostgan_train.signals import stop_on_signals
+from lostgan_train.trainer import MOST_SKIPS
 
 DETECTOR_FILE, LABELS_FILE = "detector.pt", "labels.json"
 
@@ -212,15 +211,10 @@ class DetectorTrainer:
 
     def batches(self) -> Iterator[Batch]:
         """The batches from step `done` on, epoch by epoch; an epoch's last, incomplete batch is left out."""
-        size = self.config.detector_batch
-        per_epoch = len(self.dataset) // size
-        while self.done < self.config.detector_steps:
-            epoch, start = divmod(self.done, per_epoch)
-            self.dataset.set_epoch(epoch)
-            rng = torch.Generator().manual_seed(self.config.seed * 7_919 + epoch)
-            order = torch.randperm(len(self.dataset), generator=rng)
-            rest = [order[k * size :][:size].tolist() for k in range(start, per_epoch)]
-            yield from _loader(self.dataset, self.workers, batch_sampler=rest[: self.config.detector_steps - self.done])
+        config = self.config
+        return batches_of(
+            self.dataset, config.detector_batch, self.done, config.detector_steps, config.seed, self.workers
+        )
 
     def _rate(self) -> float:
         steps = self.config.detector_steps
@@ -279,12 +273,12 @@ def label(
     least_area = min(w * h for example in annotated.examples for _, _, w, h in example.boxes)
     most = annotated.vocabulary.slots - annotated.vocabulary.background
     dataset = LayoutDataset(unlabelled, SIDE_PX, flip=False)
-    loader = _loader(dataset, workers, batch_size=config.detector_batch)
+    batches = loader(dataset, workers, batch_size=config.detector_batch)
     found: list[Example] = []
     stop: list[bool] = []
-    told = progress("labelling", 0, len(loader), config.detector_batch, echo)
+    told = progress("labelling", 0, len(batches), config.detector_batch, echo)
     with stop_on_signals(lambda: stop.append(True)), told as report:
-        for number, batch in enumerate(loader, 1):
+        for number, batch in enumerate(batches, 1):
             for detected in detector(_images(batch, device)):
                 found.append(_example(unlabelled.examples[len(found)], detected, least_area, most))
             report(number, {})
@@ -423,7 +417,3 @@ def _targets(batch: Batch, device: torch.device) -> list[dict[str, Tensor]]:
         {"boxes": boxes[own].to(device), "labels": labels[own].to(device)}
         for boxes, labels, own in zip(corners, batch["labels"], real, strict=True)
     ]
-
-
-def _loader(dataset: LayoutDataset, workers: int, **options: Any) -> DataLoader[Batch]:
-    return DataLoader(dataset, num_workers=workers, worker_init_fn=leave_signals_alone, **options)

@@ -19,25 +19,23 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from lostgan_serve.contract import Z_DIM
 from lostgan_serve.errors import CheckpointError, TrainingError
 from lostgan_serve.files import write_file, writing
+from lostgan_serve.manifest import Precision
 from lostgan_train import distributed
 from lostgan_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from lostgan_train.data import LayoutDataset, Source
+from lostgan_train.data import Batch, LayoutDataset, Source, batches_of
 from lostgan_train.discriminator import Discriminator
 from lostgan_train.generator import Generator, GeneratorConfig, Norm, initialize
 from lostgan_train.losses import PerceptualLoss, adversarial_loss, discriminator_loss
 from lostgan_train.official import mask_classes
 from lostgan_train.progress import progress
 from lostgan_train.sheets import curves, sample_sheet
-from lostgan_train.signals import leave_signals_alone, stop_on_signals
+from lostgan_train.signals import stop_on_signals
 
-Batch = dict[str, Tensor]
-Precision = Literal["fp32", "bf16", "fp16"]
 Component = Literal["layout-to-mask", "mask-refinement", "image-head", "object-head"]
 
 MOST_SKIPS = 20
@@ -287,26 +285,18 @@ class Trainer:
 
     def batches(self) -> Iterator[Batch]:
         """This process's batches from step `done` on, epoch by epoch; an epoch's last, incomplete batch is left out."""
-        per_epoch = len(self.dataset) // self.config.batch
-        if per_epoch == 0:
+        if len(self.dataset) < self.config.batch:
             raise TrainingError(f"--batch {self.config.batch} is more than the {len(self.dataset)} images; lower it")
-        share = self.config.batch // self.world
-        while self.done < self.config.steps:
-            epoch, start = divmod(self.done, per_epoch)
-            self.dataset.set_epoch(epoch)
-            rng = torch.Generator().manual_seed(self.config.seed * 7_919 + epoch)
-            order = torch.randperm(len(self.dataset), generator=rng)
-            mine = [
-                order[k * self.config.batch + self.rank * share :][:share].tolist() for k in range(start, per_epoch)
-            ]
-            loader = DataLoader(
-                self.dataset,
-                batch_sampler=mine[: self.config.steps - self.done],
-                num_workers=self.workers,
-                pin_memory=self.device.type == "cuda",
-                worker_init_fn=leave_signals_alone,
-            )
-            yield from loader
+        return batches_of(
+            self.dataset,
+            self.config.batch,
+            self.done,
+            self.config.steps,
+            self.config.seed,
+            self.workers,
+            self.rank,
+            self.world,
+        )
 
     @contextmanager
     def _records(self) -> Iterator[Callable[[dict[str, float]], None]]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from lostgan_serve.errors import DataError
 from lostgan_train.data.coco import is_coco_stuff, open_coco, open_coco_stuff
-from lostgan_train.data.dataset import LayoutDataset
+from lostgan_train.data.dataset import Batch, LayoutDataset, batches_of, loader
 from lostgan_train.data.source import Example, Source, Summary
 from lostgan_train.data.visual_genome import SPLITS, is_visual_genome, open_visual_genome
 
-__all__ = ["Example", "LayoutDataset", "Source", "Summary", "open_data"]
+__all__ = ["Batch", "Example", "LayoutDataset", "Source", "Summary", "batches_of", "loader", "open_data"]
 
 _EXPECTED = """
   scenes, or your own COCO detection set: annotations.json, images/

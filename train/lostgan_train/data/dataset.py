@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from lostgan_serve.contract import BACKGROUND_BOX, IMAGE_LABEL, PAD_BOX
 from lostgan_serve.errors import DataError
 from lostgan_train.data.source import Example, Source
+from lostgan_train.signals import leave_signals_alone
 
 _FAILED = 1
+
+Batch = dict[str, Tensor]
+"""Items of a `LayoutDataset`, stacked."""
 
 
 class LayoutDataset(Dataset[dict[str, Tensor]]):
@@ -90,6 +96,28 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
                     self._state[place] = _FAILED
                     print(f"warning: {error}: the next one stands in for it", file=sys.stderr, flush=True)
         raise DataError(f"{self.source.summary.folder}: none of its {len(self)} images can be decoded")
+
+
+def batches_of(
+    dataset: LayoutDataset, size: int, first: int, last: int, seed: int, workers: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Batches first ... last - 1 of a run, epoch by epoch, each of `size` images over `world` processes, of which this
+    one gets its share. An epoch's last, incomplete batch is left out. Which images a batch holds depends on the seed
+    and its number alone."""
+    per_epoch, share = len(dataset) // size, size // world
+    while first < last:
+        epoch, start = divmod(first, per_epoch)
+        dataset.set_epoch(epoch)
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed * 7_919 + epoch))
+        rest = [order[k * size + rank * share :][:share].tolist() for k in range(start, per_epoch)][: last - first]
+        yield from loader(dataset, workers, batch_sampler=rest)
+        first += len(rest)
+
+
+def loader(dataset: LayoutDataset, workers: int, **options: Any) -> DataLoader[Batch]:
+    """A loader whose processes leave signals to the one that trains."""
+    pinned = torch.cuda.is_available()
+    return DataLoader(dataset, num_workers=workers, pin_memory=pinned, worker_init_fn=leave_signals_alone, **options)
 
 
 def _coin(seed: int, epoch: int, index: int) -> bool:
