@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lostgan_serve.manifest import Manifest
 from lostgan_serve.vocabulary import Vocabulary
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
@@ -99,3 +100,16 @@ def fails_in_one_line(done: subprocess.CompletedProcess[str], words: Sequence[ob
 @pytest.fixture(scope="session")
 def cli() -> Cli:
     return run_cli
+
+
+def a_manifest(vocabulary: str = "visual-genome", max_batch: int = 8, variant: str = "v2-512") -> Manifest:
+    """Of an untrained generator that nobody made."""
+    labels = Vocabulary.built_in(vocabulary)
+    return Manifest(
+        variant=variant,
+        resolution=int(variant.partition("-")[2]),
+        slots=labels.slots,
+        max_batch=max_batch,
+        vocabulary=labels,
+        weights="untrained",
+    )

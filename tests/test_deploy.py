@@ -22,14 +22,13 @@ import promql_parser
 import pytest
 import yaml
 
-from conftest import ROOT
+from conftest import ROOT, a_manifest
 from lostgan_serve import __version__
 from lostgan_serve.contract import input_specs
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.triton import server as triton_server
 from lostgan_serve.triton.repository import new_version, write_configurations
 from lostgan_serve.triton.server import ADMIN_HEADER, Endpoints, running_server
-from lostgan_serve.vocabulary import Vocabulary
 
 DEPLOY = ROOT / "deploy"
 BASE = DEPLOY / "kubernetes" / "base"
@@ -68,15 +67,7 @@ class Container:
         self.tool("tritonserver", "")
 
     def publish(self, weights: bytes = b"onnx", name: str = MODEL, max_batch: int = 4) -> Manifest:
-        labels = Vocabulary.built_in("scenes")
-        manifest = Manifest(
-            variant="v2-128",
-            resolution=128,
-            slots=labels.slots,
-            max_batch=max_batch,
-            vocabulary=labels,
-            weights="untrained",
-        )
+        manifest = a_manifest("scenes", max_batch, "v2-128")
         with new_version(self.repository, name, replace=True) as version:
             (version / "model.onnx").write_bytes(weights)
         write_configurations(self.repository, name, manifest)

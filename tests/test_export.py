@@ -407,7 +407,7 @@ def test_multiply_adds_are_counted(tmp_path: Path) -> None:
     conv, matrix = torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Linear(8, 5, bias=False)
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(
-        torch.nn.Sequential(conv, matrix), (torch.zeros(2, 2, 8, 8),), dynamo=True, dynamic_shapes=[{0: batch}]
+        torch.nn.Sequential(conv, matrix).eval(), (torch.zeros(2, 2, 8, 8),), dynamo=True, dynamic_shapes=[{0: batch}]
     )
     assert program is not None
     program.save(tmp_path / "model.onnx")

@@ -11,26 +11,14 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import triton_to_np_dtype
 
-from conftest import ROOT
+from conftest import ROOT, a_manifest
 from lostgan_serve.contract import TensorSpec, input_specs, output_specs
 from lostgan_serve.errors import ModelError, OutputError
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.triton.repository import exported_models, model_name, new_version, write_configurations
-from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
+from lostgan_serve.vocabulary import BUILT_IN_NAMES
 
 CONFIGURATIONS = ("config.pbtxt", "configs/embedded.pbtxt", "configs/tensorrt.pbtxt")
-
-
-def a_manifest(vocabulary: str = "visual-genome", max_batch: int = 8) -> Manifest:
-    labels = Vocabulary.built_in(vocabulary)
-    return Manifest(
-        variant="v2-512",
-        resolution=512,
-        slots=labels.slots,
-        max_batch=max_batch,
-        vocabulary=labels,
-        weights="untrained",
-    )
 
 
 def parsed(path: Path) -> pb.ModelConfig:
