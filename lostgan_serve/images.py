@@ -112,12 +112,15 @@ def layout_picture(layout: Layout, side_px: int = _SHOWN_SIDE_PX) -> Image.Image
 
 
 def contact_sheet(
-    results: Sequence[Result], side_px: int = 256, reals: Sequence[Image.Image] | None = None
+    results: Sequence[Result],
+    side_px: int = 256,
+    reals: Sequence[Image.Image] | None = None,
+    below: Sequence[Image.Image] | None = None,
 ) -> Image.Image:
-    """One column for each result: its layout, the real image that it is of where there are `reals`, its image and its
-    objects."""
+    """One column for each result: its layout, the real image that it is of where there are `reals`, its image, its
+    objects, and one of `below`."""
     margin, title = 10, 26
-    columns, rows = len(results), 3 if reals is None else 4
+    columns, rows = len(results), 3 + (reals is not None) + (below is not None)
     size = (margin + columns * (side_px + margin), title + margin + rows * (side_px + margin))
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -126,12 +129,14 @@ def contact_sheet(
         draw.text((left, 8), f"{result.layout.name}, seed {result.layout.seed}", fill=_INK, font=_font(14))
         colors = Image.fromarray(_present(result.object_map), "P")
         colors.putpalette(_palette())
-        image = Image.fromarray(_present(result.image))
-        pictures = [layout_picture(result.layout, side_px), image, colors.convert("RGB")]
+        objects = colors.convert("RGB")
+        pictures = [layout_picture(result.layout, side_px), Image.fromarray(_present(result.image)), objects]
         if reals is not None:
             pictures.insert(1, reals[column])
+        if below is not None:
+            pictures.append(below[column])
         for row, picture in enumerate(pictures):
-            smooth = Image.Resampling.NEAREST if row == rows - 1 else Image.Resampling.LANCZOS
+            smooth = Image.Resampling.NEAREST if picture is objects else Image.Resampling.LANCZOS
             sheet.paste(picture.resize((side_px, side_px), smooth), (left, title + row * (side_px + margin)))
     return sheet
 

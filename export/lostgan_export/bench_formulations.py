@@ -87,13 +87,12 @@ def bench_formulations(
         with turns({name: builds[name] for name in (PLAIN_TORCH, PLAIN_ONNX, *candidates)}) as processes:
             for batch in batches:
                 job = layouts_for(manifest, batch)
-                progress(f"batch {batch}: warming up")
-                processes.take(job)
-                taken = []
-                for number in range(rounds):
-                    progress(f"batch {batch}: round {number + 1} of {rounds}")
-                    taken.append(processes.take(job))
-                medians = {name: statistics.median(row[name] for row in taken) / batch for name in taken[0]}
+
+                def tell(what: str, batch: int = batch) -> None:
+                    progress(f"batch {batch}: {what}")
+
+                seconds = processes.measure(job, rounds, tell)
+                medians = {name: statistics.median(values) / batch for name, values in seconds.items()}
                 timings += [
                     Timing(
                         candidate=name,
@@ -103,7 +102,7 @@ def bench_formulations(
                         over_onnx=medians[PLAIN_ONNX] / median,
                         peak_mib=processes.peak_mib[name],
                         share_of_peak=_share(name, work, median, peaks),
-                        rounds=tuple(row[name] / batch for row in taken),
+                        rounds=tuple(value / batch for value in seconds[name]),
                     )
                     for name, median in medians.items()
                 ]

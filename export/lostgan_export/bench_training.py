@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lostgan_export.turns import turns
+from lostgan_serve.manifest import Precision
 
 PLAIN, OURS = "as the paper writes it", "lostgan-serve"
 
@@ -29,7 +30,7 @@ class StepTiming:
 
 
 def bench_training(
-    variant: str, ch: int, batch: int, precision: str, rounds: int, progress: Callable[[str], None]
+    variant: str, ch: int, batch: int, precision: Precision, rounds: int, progress: Callable[[str], None]
 ) -> list[StepTiming]:
     """Time a step of both networks, on drawn scenes. Raises LostganError where a process ends before its time."""
     with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
@@ -37,13 +38,8 @@ def bench_training(
         data = _scenes(Path(folder) / "scenes", variant, batch)
         config = (variant, ch, batch, precision)
         with turns({name: (_build, (name == PLAIN, data, *config)) for name in (PLAIN, OURS)}) as candidates:
-            progress("warming up")
-            candidates.take(None)
-            taken = []
-            for number in range(rounds):
-                progress(f"round {number + 1} of {rounds}")
-                taken.append(candidates.take(None))
-    medians = {name: statistics.median(row[name] for row in taken) for name in (PLAIN, OURS)}
+            seconds = candidates.measure(None, rounds, progress)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         StepTiming(
             candidate=name,
@@ -52,7 +48,7 @@ def bench_training(
             images_per_s=batch / median,
             peak_mib=candidates.peak_mib[name],
             speedup=medians[PLAIN] / median,
-            rounds=tuple(row[name] for row in taken),
+            rounds=seconds[name],
         )
         for name, median in medians.items()
     ]
@@ -75,13 +71,13 @@ def _scenes(folder: Path, variant: str, count: int) -> Path:
     return folder
 
 
-def _build(plain: bool, data: Path, variant: str, ch: int, batch: int, precision: str) -> Callable[[Any], object]:
+def _build(plain: bool, data: Path, variant: str, ch: int, batch: int, precision: Precision) -> Callable[[Any], object]:
     """A step on one batch, over and over."""
     from lostgan_export.baseline import write_as_the_paper
     from lostgan_train.data import open_data
     from lostgan_train.trainer import TrainConfig, Trainer
 
-    config = TrainConfig(variant, 1, ch, ch, batch=batch, precision=precision)  # type: ignore[arg-type]
+    config = TrainConfig(variant, 1, ch, ch, batch=batch, precision=precision)
     trainer = Trainer(config, open_data(data), data, workers=0, echo=lambda _: None)
     if plain:
         write_as_the_paper(trainer.generator)

@@ -18,7 +18,7 @@ from lostgan_serve.errors import CheckpointError, LostganError, OutputError, req
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 
 if TYPE_CHECKING:
-    from lostgan_serve.manifest import Manifest, Precision
+    from lostgan_serve.manifest import Precision
     from lostgan_serve.runners.tensorrt import Target
     from lostgan_train.checkpoint import Checkpoint
 
@@ -139,7 +139,7 @@ def bench(
     if url is None:
         batches = _batches(batch)
         source = _load(checkpoint, int(res)) if checkpoint else _random(int(res), "coco-stuff", 0)
-        manifest = _manifest(source, source.vocabulary.slots, max(batches))
+        manifest = source.manifest(source.vocabulary.slots, max(batches))
         weights = source.weights if checkpoint else "random, which does not change the speed"
         click.echo(f"{manifest.variant}, {manifest.slots} slots; weights: {weights}")
         names = formulations.RUNNERS[runner]
@@ -156,7 +156,7 @@ def bench(
         report |= {"concurrency": concurrency, "served": benchmarks.as_json(served)}
     click.echo("\n".join(lines))
     if json_file is not None:
-        write_file(json_file, (json.dumps(report, indent=1) + "\n").encode())
+        _write_json(json_file, report)
 
 
 @click.command()
@@ -166,21 +166,22 @@ def bench(
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16", "fp16"]))
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Figures are medians over these.")
 @click.option("--json", "json_file", type=_path, help="Write the figures, and the machine they are of, to this file.")
-def bench_training(variant: str, ch: int, batch: int, precision: str, rounds: int, json_file: Path | None) -> None:
+def bench_training(
+    variant: str, ch: int, batch: int, precision: Precision, rounds: int, json_file: Path | None
+) -> None:
     """Compare a training step, its pace and its peak memory, with the formulation of the paper."""
     for module in ("torch", "torchvision", "onnxruntime"):
         require(module, "export")
     from lostgan_export.bench import as_json, machine
     from lostgan_export.bench_training import bench_training as measure
     from lostgan_export.bench_training import training_table
-    from lostgan_serve.files import write_file
 
     rows = measure(variant, ch, batch, precision, rounds, _progress)
     click.echo(f"{variant}, ch {ch}, {precision}")
     click.echo("\n".join(training_table(rows)))
     if json_file is not None:
         report = {"machine": machine(), "variant": variant, "ch": ch, "precision": precision, "step": as_json(rows)}
-        write_file(json_file, (json.dumps(report, indent=1) + "\n").encode())
+        _write_json(json_file, report)
 
 
 def _publish(
@@ -190,13 +191,13 @@ def _publish(
     but for the last step, the configurations: the error says that the version is there without them."""
     from lostgan_export import parity
     from lostgan_export.fused import fuse
-    from lostgan_export.onnx_export import export_onnx, set_manifest
+    from lostgan_export.onnx_export import export_onnx, set_manifest, tool_versions
     from lostgan_serve.files import write_file
     from lostgan_serve.manifest import MANIFEST_FILE
     from lostgan_serve.runners.onnxrt import OnnxRunner
     from lostgan_serve.triton.repository import model_name, new_version, write_configurations
 
-    manifest = _manifest(source, slots, max_batch, precision)
+    manifest = source.manifest(slots, max_batch, precision, tool_versions())
     name = model_name(manifest.resolution)
     with new_version(repository, name, replace=replace) as folder:
         model = folder / "model.onnx"
@@ -244,25 +245,6 @@ def _add_engine(folder: Path, target: Target) -> None:
             folder / TIMING_CACHE,
             lambda done, phase: bar.update(round(1000 * done) - bar.pos, phase),
         )
-
-
-def _manifest(source: Checkpoint, slots: int, max_batch: int, precision: Precision = "fp32") -> Manifest:
-    from lostgan_export.onnx_export import tool_versions
-    from lostgan_serve.manifest import Manifest
-
-    config = source.generator.config
-    return Manifest(
-        variant=config.variant,
-        resolution=config.resolution,
-        slots=slots,
-        max_batch=max_batch,
-        precision=precision,
-        vocabulary=source.vocabulary,
-        weights=source.weights,
-        seed=source.seed,
-        checkpoint_sha256=source.sha256,
-        tools=tool_versions(),
-    )
 
 
 def _load(path: Path, resolution: int, *, bundled: bool = False) -> Checkpoint:
@@ -327,6 +309,12 @@ def _stage(what: str) -> Iterator[None]:
 
 def _progress(what: str) -> None:
     click.echo(what, err=True)
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    from lostgan_serve.files import write_file
+
+    write_file(path, (json.dumps(report, indent=1) + "\n").encode())
 
 
 def _batches(text: str) -> list[int]:

@@ -36,6 +36,7 @@ from lostgan_train.generator import (
     paste_masks,
     pooling_matrix,
     split_bottleneck,
+    to_pixels,
 )
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -118,7 +119,8 @@ class FusedGenerator(nn.Module):
             x = block(x, known_by, *guides)
         masks = _resize(masks, self.resolution)
         image = self.to_rgb(x.relu()).float().tanh()
-        return _to_pixels(image), object_map(masks), _to_uint8(masks * 255)
+        # casts come last: TensorRT has uint8 only at the end of a network
+        return to_pixels(image), object_map(masks), (masks * 255).round().to(torch.uint8)
 
     def _inside(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and columns of the R/2 lattice that lie in each box, borders included: [B, O, R/2] of 0 and 1. With
@@ -313,16 +315,6 @@ def _resize(maps: Tensor, side: int) -> Tensor:
     """The generator's `resize`, by a scale that is known when traced: sizes would be computed at run time from B."""
     scale = side / maps.shape[-1]
     return maps if scale == 1 else F.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
-
-
-def _to_pixels(image: Tensor) -> Tensor:
-    """[B, 3, R, R] in [-1, 1] -> [B, R, R, 3] uint8."""
-    return _to_uint8(((image + 1) * 127.5).permute(0, 2, 3, 1))
-
-
-def _to_uint8(levels: Tensor) -> Tensor:
-    """Rounded; the cast comes last, since TensorRT has uint8 only at the end of a network."""
-    return levels.round().to(torch.uint8)
 
 
 def _shares(masks: Tensor) -> Tensor:

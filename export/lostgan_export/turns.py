@@ -27,6 +27,17 @@ class Turns:
     ends: dict[str, Connection]
     peak_mib: dict[str, float] = field(default_factory=dict)
 
+    def measure(self, job: Any, rounds: int, progress: Callable[[str], None]) -> dict[str, tuple[float, ...]]:
+        """The seconds that each candidate takes for a job, round by round, after one to warm up. Raises LostganError
+        where a process ended."""
+        progress("warming up")
+        self.take(job)
+        taken = []
+        for number in range(rounds):
+            progress(f"round {number + 1} of {rounds}")
+            taken.append(self.take(job))
+        return {name: tuple(row[name] for row in taken) for name in self.ends}
+
     def take(self, job: Any) -> dict[str, float]:
         """Let each candidate do a job once; the seconds that it took. Raises LostganError where a process ended."""
         taken = {}

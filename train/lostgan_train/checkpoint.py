@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from safetensors.torch import save
 
 from lostgan_serve.errors import CheckpointError, VocabularyError
 from lostgan_serve.files import write_file
+from lostgan_serve.manifest import Manifest, Precision
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.generator import Generator, GeneratorConfig, initialize
 
@@ -33,6 +35,24 @@ class Checkpoint:
     weights: Literal["trained", "untrained"]
     seed: int | None = None
     sha256: str | None = None
+
+    def manifest(
+        self, slots: int, max_batch: int, precision: Precision = "fp32", tools: Mapping[str, str] | None = None
+    ) -> Manifest:
+        """Of a model made from it. tools: versions of what makes it."""
+        config = self.generator.config
+        return Manifest(
+            variant=config.variant,
+            resolution=config.resolution,
+            slots=slots,
+            max_batch=max_batch,
+            precision=precision,
+            vocabulary=self.vocabulary,
+            weights=self.weights,
+            seed=self.seed,
+            checkpoint_sha256=self.sha256,
+            tools=dict(tools or {}),
+        )
 
 
 def random_checkpoint(variant: str, vocabulary: Vocabulary, seed: int, ch: int = 64) -> Checkpoint:

@@ -19,7 +19,7 @@ from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import Result, to_tensors
 from lostgan_train.checkpoint import Checkpoint
 from lostgan_train.classifier import Confusion, boxes_of, crop, drawn, ids_of, recognise
-from lostgan_train.generator import object_map, resize
+from lostgan_train.generator import object_map, resize, to_pixels
 from lostgan_train.scenes.compose import Scene
 from lostgan_train.scenes.dataset import MOST_SEEDS
 
@@ -28,7 +28,7 @@ FIRST_HELD_OUT_SEED = 50_000_000
 
 _BATCH = 8
 _PIXELS_AT_ONCE = _BATCH * 256**2  # a batch of larger pictures is painted in parts, for the sake of memory
-_SHEET_COLUMNS, _SHEET_SIDE_PX, _SHEET_MARGIN_PX = 8, 256, 10
+_SHEET_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,8 @@ def evaluation_sheet(checkpoint: Checkpoint) -> bytes:
         Result(layout, tuple(item.id for item in layout.objects), image, owner)
         for layout, image, owner in zip(layouts, images, owners, strict=True)
     ]
-    sheet = contact_sheet(results, _SHEET_SIDE_PX, [Image.fromarray(scene.image) for scene in scenes])
-    step = _SHEET_SIDE_PX + _SHEET_MARGIN_PX
-    taller = Image.new("RGB", (sheet.width, sheet.height + step), sheet.getpixel((0, 0)))
-    taller.paste(sheet)
-    for column, other in enumerate(others):
-        picture = Image.fromarray(other).resize((_SHEET_SIDE_PX, _SHEET_SIDE_PX), Image.Resampling.LANCZOS)
-        taller.paste(picture, (_SHEET_MARGIN_PX + column * step, sheet.height - _SHEET_MARGIN_PX))
-    return encode(taller)
+    reals, below = ([Image.fromarray(picture) for picture in row] for row in ([s.image for s in scenes], others))
+    return encode(contact_sheet(results, reals=reals, below=below))
 
 
 def _held_out(checkpoint: Checkpoint, count: int) -> Iterator[tuple[Layout, Scene]]:
@@ -119,15 +113,7 @@ def _held_out(checkpoint: Checkpoint, count: int) -> Iterator[tuple[Layout, Scen
 
 
 def _manifest(checkpoint: Checkpoint) -> Manifest:
-    config, vocabulary = checkpoint.generator.config, checkpoint.vocabulary
-    return Manifest(
-        variant=config.variant,
-        resolution=config.resolution,
-        slots=vocabulary.slots,
-        max_batch=_BATCH,
-        vocabulary=vocabulary,
-        weights=checkpoint.weights,
-    )
+    return checkpoint.manifest(checkpoint.vocabulary.slots, _BATCH)
 
 
 def _layout(scene: Scene, seed: int) -> Layout:
@@ -149,8 +135,7 @@ def _paint(checkpoint: Checkpoint, layouts: Sequence[Layout], style: int) -> tup
     images, owners = [], []
     for part in zip(*(torch.from_numpy(tensors[name]).chunk(parts) for name in INPUT_NAMES), strict=True):
         output = checkpoint.generator(*part)
-        levels = ((output.image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        images.append(levels.permute(0, 2, 3, 1).numpy())
+        images.append(to_pixels(output.image).numpy())
         owners.append(object_map(resize(output.mask_final, manifest.resolution)).numpy())
     return np.concatenate(images), np.concatenate(owners)
 

@@ -176,6 +176,11 @@ def object_map(masks: Tensor) -> Tensor:
     return torch.where(strongest * 255 > 0.5, owner, NO_OBJECT).to(torch.uint8)
 
 
+def to_pixels(image: Tensor) -> Tensor:
+    """[B, 3, R, R] in [-1, 1] -> [B, R, R, 3] uint8, rounded."""
+    return ((image + 1) * 127.5).permute(0, 2, 3, 1).round().to(torch.uint8)
+
+
 class ISLANorm(nn.Module):
     """Instance-sensitive and layout-aware normalization (equations 2 to 9).
 

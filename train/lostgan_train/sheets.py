@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lostgan_serve.contract import INPUT_NAMES, Z_DIM, Array
+from lostgan_serve.contract import INPUT_NAMES, Z_DIM
 from lostgan_serve.images import contact_sheet, encode
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.pipeline import Result
 from lostgan_train.data import LayoutDataset
-from lostgan_train.generator import Generator, object_map, resize
+from lostgan_train.generator import Generator, object_map, resize, to_pixels
 
 _COLUMNS = 8
 _SMOOTHING = 50  # steps that a point of a curve is the mean of
@@ -34,7 +34,7 @@ def sample_sheet(generator: Generator, dataset: LayoutDataset) -> bytes:
             "z_img": torch.randn(Z_DIM, generator=rng),
         }
         results.append(_paint(generator, {name: item[name] for name in INPUT_NAMES}, dataset, index))
-        reals.append(Image.fromarray(_levels(item["image"])))
+        reals.append(Image.fromarray(to_pixels(item["image"][None])[0].numpy()))
     return encode(contact_sheet(results, reals=reals))
 
 
@@ -45,14 +45,8 @@ def _paint(generator: Generator, item: dict[str, torch.Tensor], dataset: LayoutD
     names = [dataset.source.vocabulary.labels[label] for label in item["labels"].tolist()]
     used = [slot for slot, box in enumerate(item["boxes"].tolist()) if box[0] >= 0]
     objects = tuple(LayoutObject(names[k], tuple(item["boxes"][k].tolist()), names[k]) for k in used)
-    return Result(
-        Layout(objects, name=str(index)), tuple(names[k] for k in used), _levels(output.image[0].cpu()), owners
-    )
-
-
-def _levels(image: torch.Tensor) -> Array:
-    """[3, R, R] in [-1, 1] -> [R, R, 3] uint8."""
-    return ((image.float().permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+    image = to_pixels(output.image.float())[0].cpu().numpy()
+    return Result(Layout(objects, name=str(index)), tuple(names[k] for k in used), image, owners)
 
 
 def curves(log: Path) -> bytes:
