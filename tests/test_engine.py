@@ -24,19 +24,17 @@ from lostgan_serve.runners import tensorrt
 from lostgan_serve.runners.tensorrt import ENGINE_FILE, PLAN_FILE, Device, Engine, Target, TensorRTRunner
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.checkpoint import random_checkpoint, save_checkpoint
+from lostgan_train.generator import WIDTHS
 
 RTX: Target = "tensorrt-rtx"
 GPU = Device("a GPU", "8.6")
 
 BUILDS: list[tuple[str, Precision]] = [
-    ("v1-128", "fp32"),
-    ("v2-128", "fp32"),  # every kind of layer there is
-    ("v2-256", "fp32"),
-    ("v2-512", "fp32"),
-    ("v2-128", "fp16"),
-    ("v2-512", "fp16"),
+    *((variant, "fp32") for variant in WIDTHS if variant != "v1-64"),  # that is what `published` holds
+    *((variant, "fp16") for variant in WIDTHS),
+    ("v2-128", "bf16"),  # every kind of layer there is
 ]
-"""What is exported and built; v1-64 in fp32 is what `published` holds."""
+"""What is exported and built."""
 
 
 def exported(variant: str, folder: Path, precision: Precision = "fp32") -> tuple[Path, Manifest]:

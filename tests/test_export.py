@@ -379,6 +379,7 @@ def test_precision_is_in_the_graph(precision: Precision, tmp_path: Path, checkpo
     assert manifest.parity is not None
     assert manifest.parity.image_psnr_db is not None
     assert parity.PSNR_FLOORS_DB[precision] < manifest.parity.image_psnr_db < 95
+    onnx.checker.check_model(folder / "model.onnx", full_check=True)
     graph = onnx.load(folder / "model.onnx").graph
     low = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
     weights = {value.name: value.data_type for value in graph.initializer}

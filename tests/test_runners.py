@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from conftest import EXAMPLES, fails_in_one_line
+from conftest import EXAMPLES, fails_in_one_line, run_cli
 from lostgan_serve import cli
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, empty_batch, output_specs
 from lostgan_serve.errors import ModelError
@@ -19,12 +19,12 @@ from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners import AUTO, RUNNERS, Runner, open_runner
 from lostgan_serve.runners.onnxrt import OnnxRunner
-from lostgan_serve.runners.openvino import OpenVinoRunner
+from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.triton.embedded import RUNNER_VARIABLE
 from lostgan_serve.triton.server import running_server
 
-ov = pytest.importorskip("openvino")
+pytest.importorskip("openvino")
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -109,18 +109,34 @@ def test_a_wrong_label_does_not_fail_its_batch_in_openvino(openvino: OpenVinoRun
     np.testing.assert_array_equal(openvino.run(pair, ("image",))["image"][0], expected[0])
 
 
-def test_bf16_is_near_fp32(onnxrt: OnnxRunner, tiny_model: Path, tensors: Arrays) -> None:
-    def draw() -> Arrays:
-        return OpenVinoRunner(tiny_model, precision="bf16").run(tensors, OUTPUT_NAMES)
+@pytest.fixture(scope="module")
+def bf16_model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The folder of the tiny model exported in bf16."""
+    repository = tmp_path_factory.mktemp("bf16")
+    options = ("--checkpoint", tiny_checkpoint, "--repository", repository, "--precision", "bf16")
+    done = run_cli("export", "--res", 128, *options, check=True)
+    assert ("in OpenVINO" if computes_bf16() else "in PyTorch") in done.stdout
+    return repository / "lostgan_128"
 
-    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        with pytest.raises(ModelError, match=r"this CPU computes no bf16.*take fp32"):
-            draw()
-        return
-    found, expected = draw(), onnxrt.run(tensors, OUTPUT_NAMES)
+
+def test_bf16_is_near_fp32(onnxrt: OnnxRunner, bf16_model: Path, tensors: Arrays) -> None:
+    found, expected = OpenVinoRunner(bf16_model).run(tensors, OUTPUT_NAMES), onnxrt.run(tensors, OUTPUT_NAMES)
     error = ((found["image"].astype(float) - expected["image"]) ** 2).mean()
-    assert 0 < error < 255**2 * 10**-3  # another precision, and a PSNR above 30 dB
-    assert (found["object_map"] != expected["object_map"]).mean() < 0.02
+    assert 0 < error < 255**2 * 10**-4  # another precision, and a PSNR above 40 dB
+    assert (found["object_map"] != expected["object_map"]).mean() < 0.005
+    assert np.abs(found["masks"].astype(int) - expected["masks"]).max() <= 4  # geometry stays in fp32
+
+
+def test_a_bf16_model_is_for_openvino(bf16_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    assert isinstance(open_runner(AUTO, bf16_model, told.append), OpenVinoRunner)
+    assert told == ["runner: openvino (the model is in bf16, which ONNX Runtime does not compute on CPUs)"]
+    hide(monkeypatch, "openvino")
+    with pytest.raises(
+        ModelError, match=r"model\.onnx: ONNX Runtime cannot compute it here .*--runner openvino"
+    ) as caught:
+        open_runner(AUTO, bf16_model, told.append)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("make", [OnnxRunner, OpenVinoRunner])
@@ -228,9 +244,18 @@ def test_triton_draws_with_openvino(
 ) -> None:
     """In its stub, which has a Python environment of its own; the very arrays, not ONNX Runtime's."""
     monkeypatch.setenv(RUNNER_VARIABLE, "openvino")
-    with running_server(tiny_repository) as endpoints:
+    served_alike(tiny_repository, openvino, tensors)
+
+
+def test_triton_draws_a_bf16_model(bf16_model: Path, tensors: Arrays) -> None:
+    """Without being told with what."""
+    served_alike(bf16_model.parent, OpenVinoRunner(bf16_model), tensors)
+
+
+def served_alike(repository: Path, runner: Runner, tensors: Arrays) -> None:
+    with running_server(repository) as endpoints:
         remote = TritonRunner(endpoints.grpc)
         found = remote.run(tensors, OUTPUT_NAMES)
         remote.close()
-    for name, array in openvino.run(tensors, OUTPUT_NAMES).items():
+    for name, array in runner.run(tensors, OUTPUT_NAMES).items():
         np.testing.assert_array_equal(found[name], array)

@@ -534,7 +534,24 @@ def test_bench_of_a_server(cli: Cli, server: Endpoints, repository: Path, tmp_pa
     rows = json.loads((tmp_path / "served.json").read_text())["served"]
     assert [row["outputs"] for row in rows] == [["image"], list(OUTPUT_NAMES)]
     assert all(row["images_per_s"] > 0 and row["mean_batch"] > 1 for row in rows)
-    assert "share" in done.stdout
+    assert all(row["latency_p50_ms"] <= row["latency_p95_ms"] <= row["latency_p99_ms"] for row in rows)
+    assert [line.split("|")[1].strip() for line in done.stdout.splitlines()] == [
+        "load",
+        ":--------",
+        *2 * ["8 clients"],
+    ]
+
+
+def test_bench_of_a_server_with_layouts_at_random_moments(
+    cli: Cli, server: Endpoints, repository: Path, tmp_path: Path
+) -> None:
+    options = ("--url", server.grpc, "--repository", repository, "--rate", 40, "--rounds", 1)
+    cli("bench", "--res", 128, *options, "--json", tmp_path / "served.json", check=True)
+    for row in json.loads((tmp_path / "served.json").read_text())["served"]:
+        assert row["load"] == "40/s"
+        assert row["share"] is None
+        assert row["images_per_s"] < 60  # no faster than they came
+        assert sum(int(size) * count for size, count in row["batch_sizes"].items()) == 64
 
 
 def _closed_port() -> int:

@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from lostgan_export.report import table
 from lostgan_export.turns import Build, turns
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
 from lostgan_serve.manifest import Manifest
@@ -66,22 +67,26 @@ def bench_formulations(
     source: a `lostgan_train.checkpoint.Checkpoint`. Raises LostganError where a candidate cannot run here.
     """
     from lostgan_export.arithmetic import matmul_peak, multiply_adds
+    from lostgan_serve.runners.openvino import computes_bf16
     from lostgan_train.checkpoint import save_checkpoint
 
     with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
+        if OPENVINO_BF16 in candidates and not computes_bf16():
+            progress("this CPU has no bf16: left out")
+            candidates = [name for name in candidates if name != OPENVINO_BF16]
         progress("exporting both formulations")
-        files = _export(source, manifest, Path(folder))
+        plain, ours, ours_bf16 = _export(source, manifest, Path(folder), bf16=OPENVINO_BF16 in candidates)
         weights = Path(folder, "weights.safetensors")
         save_checkpoint(weights, source)
         peaks = {precision: matmul_peak(precision) for precision in ("fp32", "bf16")}
-        work = {PLAIN_ONNX: multiply_adds(files[0])} | dict.fromkeys(candidates, multiply_adds(files[1]))
+        work = {PLAIN_ONNX: multiply_adds(plain)} | dict.fromkeys(candidates, multiply_adds(ours))
         builds: dict[str, tuple[Build, Sequence[Any]]] = {
             PLAIN_TORCH: (_torch, (weights, False)),
-            PLAIN_ONNX: (_onnx, (files[0], ("image", "masks"))),
+            PLAIN_ONNX: (_onnx, (plain, ("image", "masks"))),
             COMPILED: (_torch, (weights, True)),
-            OURS: (_onnx, (files[1], OUTPUT_NAMES)),
-            OPENVINO: (_openvino, (files[1], "fp32")),
-            OPENVINO_BF16: (_openvino, (files[1], "bf16")),
+            OURS: (_onnx, (ours, OUTPUT_NAMES)),
+            OPENVINO: (_openvino, (ours,)),
+            OPENVINO_BF16: (_openvino, (ours_bf16,)),
         }
         timings = []
         with turns({name: builds[name] for name in (PLAIN_TORCH, PLAIN_ONNX, *candidates)}) as processes:
@@ -117,13 +122,22 @@ def _share(name: str, work: dict[str, int], seconds: float, peaks: dict[str, flo
 
 
 def timings_table(timings: Sequence[Timing]) -> list[str]:
-    titles = f"{'s/image':>9} {'images/s':>9} {'/PyTorch':>9} {'/ONNX':>7} {'peak MiB':>9} {'of peak':>8}"
-    rows = [f"{'':32} {'batch':>5} {titles}"]
-    for t in timings:
-        share = "" if t.share_of_peak is None else f"{t.share_of_peak:.0%}"
-        figures = f"{t.seconds_per_image:9.4f} {1 / t.seconds_per_image:9.2f} {t.over_torch:8.2f}x {t.over_onnx:6.2f}x"
-        rows.append(f"{t.candidate:32} {t.batch:5} {figures} {t.peak_mib:9.0f} {share:>8}")
-    return rows
+    return table(
+        ("", "batch", "ms/image", "images/s", "against PyTorch", "against ONNX", "peak MiB", "of matmul peak"),
+        [
+            (
+                t.candidate,
+                f"{t.batch}",
+                f"{1000 * t.seconds_per_image:.1f}",
+                f"{1 / t.seconds_per_image:.2f}",
+                f"{t.over_torch:.2f}x",
+                f"{t.over_onnx:.2f}x",
+                f"{t.peak_mib:,.0f}",
+                "" if t.share_of_peak is None else f"{t.share_of_peak:.0%}",
+            )
+            for t in timings
+        ],
+    )
 
 
 def timings_plot(timings: Sequence[Timing], title: str) -> bytes:
@@ -150,18 +164,21 @@ def timings_plot(timings: Sequence[Timing], title: str) -> bytes:
     return buffer.getvalue()
 
 
-def _export(source: Any, manifest: Manifest, folder: Path) -> tuple[Path, Path]:
-    """The paper's formulation, with spectral norms folded as a runtime would, and ours."""
+def _export(source: Any, manifest: Manifest, folder: Path, *, bf16: bool) -> tuple[Path, Path, Path]:
+    """The paper's formulation, with spectral norms folded as a runtime would; ours; and that in bf16, where it is
+    wanted."""
     from lostgan_export.baseline import as_the_paper_writes, fold_spectral_norms
     from lostgan_export.fused import fuse
     from lostgan_export.onnx_export import export_onnx
 
-    plain, ours = folder / "plain.onnx", folder / "ours.onnx"
+    plain, ours, ours_bf16 = (folder / name for name in ("plain.onnx", "ours.onnx", "ours-bf16.onnx"))
     folded = as_the_paper_writes(source.generator)
     fold_spectral_norms(folded)
     export_onnx(folded, manifest, plain, ("image", "mask_initial", "masks"))
     export_onnx(fuse(source.generator), manifest, ours)
-    return plain, ours
+    if bf16:
+        export_onnx(fuse(source.generator, "bf16"), manifest, ours_bf16)
+    return plain, ours, ours_bf16
 
 
 def layouts_for(manifest: Manifest, batch: int) -> Tensors:
@@ -198,8 +215,8 @@ def _onnx(model: Path, outputs: Sequence[str]) -> Callable[[Tensors], object]:
     return lambda tensors: runner.run(tensors, outputs)
 
 
-def _openvino(model: Path, precision: Any) -> Callable[[Tensors], object]:
+def _openvino(model: Path) -> Callable[[Tensors], object]:
     from lostgan_serve.runners.openvino import OpenVinoRunner
 
-    runner = OpenVinoRunner(model, precision)
+    runner = OpenVinoRunner(model)
     return lambda tensors: runner.run(tensors, OUTPUT_NAMES)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lostgan_export.report import table
 from lostgan_export.turns import turns
 from lostgan_serve.manifest import Precision
 
@@ -55,11 +56,20 @@ def bench_training(
 
 
 def training_table(rows: list[StepTiming]) -> list[str]:
-    lines = [f"{'a training step':26} {'batch':>5} {'s/step':>8} {'images/s':>9} {'peak MiB':>9} {'speed':>7}"]
-    return lines + [
-        f"{r.candidate:26} {r.batch:5} {r.seconds:8.3f} {r.images_per_s:9.3f} {r.peak_mib:9.0f} {r.speedup:6.2f}x"
-        for r in rows
-    ]
+    return table(
+        ("a training step", "batch", "s/step", "images/s", "peak MiB", "speed"),
+        [
+            (
+                r.candidate,
+                f"{r.batch}",
+                f"{r.seconds:.3f}",
+                f"{r.images_per_s:.3f}",
+                f"{r.peak_mib:,.0f}",
+                f"{r.speedup:.2f}x",
+            )
+            for r in rows
+        ],
+    )
 
 
 def _scenes(folder: Path, variant: str, count: int) -> Path:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,8 +88,6 @@ def export(
         else:
             source = _random(int(res), vocabulary or "scenes", random_weights)
     slots = _slots(source.vocabulary, max_objects)
-    if precision == "bf16":
-        click.echo("note: ONNX Runtime has no bf16 convolutions for CPUs: compared in PyTorch, meant for GPUs")
     if source.weights == "untrained":
         click.echo("note: these weights are untrained: the model has its full speed and paints noise")
     with _cleaning_up_on_sigterm():
@@ -109,8 +108,11 @@ def export(
     type=click.Choice(["onnxrt", "openvino", "compile", "all"]),
     help="What to hold against the paper's formulation.",
 )
-@click.option("--url", metavar="HOST:PORT", help="Measure this server's throughput over gRPC.")
+@click.option("--url", metavar="HOST:PORT", help="Measure this server over gRPC.")
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1), help="Clients, with --url.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="In their place, layouts a second, at random moments."
+)
 @click.option("--repository", default="triton_repo", show_default=True, type=_path, help="What that server serves.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Figures are medians over these.")
 @click.option("--json", "json_file", type=_path, help="Write the figures, and the machine they are of, to this file.")
@@ -122,20 +124,25 @@ def bench(
     runner: str,
     url: str | None,
     concurrency: int,
+    rate: float | None,
     repository: Path,
     rounds: int,
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
-    """Compare the exported formulation with the paper's; or, with --url, a server with the model it serves."""
+    """Compare the exported formulation with the paper's; or, with --url, a server with the model it serves.
+
+    Prints a table in Markdown.
+    """
     for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
-    from lostgan_export import bench as benchmarks
     from lostgan_export import bench_formulations as formulations
+    from lostgan_export import bench_served
+    from lostgan_export.report import machine
     from lostgan_serve.files import write_file
     from lostgan_serve.triton.repository import model_name
 
-    report: dict[str, Any] = {"machine": benchmarks.machine(), "resolution": int(res)}
+    report: dict[str, Any] = {"machine": machine(), "resolution": int(res)}
     if url is None:
         batches = _batches(batch)
         source = _load(checkpoint, int(res)) if checkpoint else _random(int(res), "coco-stuff", 0)
@@ -147,13 +154,14 @@ def bench(
         lines = formulations.timings_table(timings)
         if plot is not None:
             write_file(plot, formulations.timings_plot(timings, f"{manifest.variant}, {manifest.slots} slots, CPU"))
-        report |= {"variant": manifest.variant, "slots": manifest.slots, "in_process": benchmarks.as_json(timings)}
+        report |= {"variant": manifest.variant, "slots": manifest.slots, "in_process": [asdict(row) for row in timings]}
     else:
         if checkpoint is not None:
             raise click.UsageError("--checkpoint and --url exclude each other: the server has its model")
-        served = benchmarks.bench_server(repository, model_name(int(res)), url, concurrency, rounds, _progress)
-        lines = benchmarks.served_table(served)
-        report |= {"concurrency": concurrency, "served": benchmarks.as_json(served)}
+        load = bench_served.ClosedLoop(concurrency) if rate is None else bench_served.OpenLoop(rate)
+        served = bench_served.bench_server(repository, model_name(int(res)), url, load, rounds, _progress)
+        lines = bench_served.served_table(served)
+        report["served"] = [asdict(row) for row in served]
     click.echo("\n".join(lines))
     if json_file is not None:
         _write_json(json_file, report)
@@ -172,16 +180,16 @@ def bench_training(
     """Compare a training step, its pace and its peak memory, with the formulation of the paper."""
     for module in ("torch", "torchvision", "onnxruntime"):
         require(module, "export")
-    from lostgan_export.bench import as_json, machine
     from lostgan_export.bench_training import bench_training as measure
     from lostgan_export.bench_training import training_table
+    from lostgan_export.report import machine
 
     rows = measure(variant, ch, batch, precision, rounds, _progress)
     click.echo(f"{variant}, ch {ch}, {precision}")
     click.echo("\n".join(training_table(rows)))
     if json_file is not None:
-        report = {"machine": machine(), "variant": variant, "ch": ch, "precision": precision, "step": as_json(rows)}
-        _write_json(json_file, report)
+        report = {"machine": machine(), "variant": variant, "ch": ch, "precision": precision}
+        _write_json(json_file, report | {"step": [asdict(row) for row in rows]})
 
 
 def _publish(
@@ -194,7 +202,6 @@ def _publish(
     from lostgan_export.onnx_export import export_onnx, set_manifest, tool_versions
     from lostgan_serve.files import write_file
     from lostgan_serve.manifest import MANIFEST_FILE
-    from lostgan_serve.runners.onnxrt import OnnxRunner
     from lostgan_serve.triton.repository import model_name, new_version, write_configurations
 
     manifest = source.manifest(slots, max_batch, precision, tool_versions())
@@ -206,8 +213,8 @@ def _publish(
         with _stage("export to ONNX"):
             export_onnx(fused, manifest, model)
         with _stage("compare with PyTorch"):
-            runner = parity.FusedRunner(fused, manifest) if precision == "bf16" else OnnxRunner(model)
-            measured = parity.measure(runner, source.generator)
+            runner, runtime = parity.open_exported(model, fused, manifest)
+            measured = parity.measure(runner, source.generator, runtime)
             runner.close()
         for line in parity.describe(measured):
             click.echo(f"  {line}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from lostgan_serve.layout import Box, Layout, LayoutObject
 from lostgan_serve.manifest import Manifest, Parity, Precision
 from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners import Runner
+from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.generator import Generator, resize
 
@@ -72,11 +75,21 @@ def sample_layouts(manifest: Manifest) -> list[Layout]:
     ]
 
 
-def measure(runner: Runner, generator: Generator) -> Parity:
+def open_exported(model: Path, fused: FusedGenerator, manifest: Manifest) -> tuple[Runner, str]:
+    """A runner to be compared, and its name: ONNX Runtime with an exported file. It has no bf16 for CPUs: in its place
+    comes OpenVINO with the file, if that and the CPU have it, or else PyTorch with the fused graph."""
+    if manifest.precision != "bf16":
+        return OnnxRunner(model), "ONNX Runtime"
+    if computes_bf16():
+        return OpenVinoRunner(model), "OpenVINO"
+    return FusedRunner(fused, manifest), "PyTorch"
+
+
+def measure(runner: Runner, generator: Generator, runtime: str = "ONNX Runtime") -> Parity:
     """Compare a runner with the unfused generator on `sample_layouts`: one by itself, the others as one batch.
 
-    The generator paints one layout at a time, to be spared memory. Raises ParityError where its own output is not
-    finite.
+    runtime: the runner's name, for the record. The generator paints one layout at a time, to be spared memory. Raises
+    ParityError where its own output is not finite.
     """
     layouts = sample_layouts(runner.manifest)
     differences: dict[str, list[Array]] = {name: [] for name in OUTPUT_NAMES}
@@ -97,13 +110,12 @@ def measure(runner: Runner, generator: Generator) -> Parity:
         masks_max=int(masks.max()),
         masks_mean=float(masks.mean()),
         object_map_differs=float((owner > 0).mean()),
-        runtime="PyTorch" if isinstance(runner, FusedRunner) else "ONNX Runtime",
+        runtime=runtime,
     )
 
 
 class FusedRunner:
-    """The fused graph in PyTorch, where a runtime for the exported file is not at hand: ONNX Runtime has no bf16
-    convolutions for CPUs."""
+    """The fused graph in PyTorch, where no runtime for the exported file is at hand."""
 
     concurrency = 1
 
@@ -122,7 +134,7 @@ class FusedRunner:
 
 def describe(parity: Parity) -> list[str]:
     """A line for each output."""
-    mean = f"{parity.image_mean:.2g} on average, PSNR {parity.image_psnr_db:.1f} dB"
+    mean = f"{parity.image_mean:.2g} on average, PSNR {parity.image_psnr_db:.1f} dB in {parity.runtime}"
     return [
         f"image       differs by {parity.image_max} of 255 at most, {mean}",
         f"object_map  differs at {parity.object_map_differs:.2%} of the pixels",

@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from lostgan_serve.contract import Array, Tensors
 from lostgan_serve.errors import LostganError, ModelError
-from lostgan_serve.manifest import Manifest
+from lostgan_serve.manifest import MANIFEST_FILE, Manifest
 from lostgan_serve.triton.repository import newest_version
 
 RUNNERS = {
@@ -52,8 +52,8 @@ def open_runner(name: str, model: str | os.PathLike[str], tell: Callable[[str], 
     """Open a model in this process.
 
     name: one of RUNNERS, or AUTO: TensorRT where the model's newest version has an engine that runs here, else ONNX
-    Runtime, else OpenVINO. model: a model's folder in the repository, or one of its files. tell: is given one line on
-    what AUTO chose, and why.
+    Runtime, and OpenVINO for a model in bf16 or where that is not installed. model: a model's folder in the repository,
+    or one of its files. tell: is given one line on what AUTO chose, and why.
 
     Raises ModelError for another name, a model that is missing or broken, or a machine that cannot run it, and
     MissingExtraError naming the package that a runner needs.
@@ -70,10 +70,13 @@ def open_runner(name: str, model: str | os.PathLike[str], tell: Callable[[str], 
             tell("runner: tensorrt (the model has an engine for this GPU)")
             return runner
     # ONNX Runtime first: an fp32 image took 0.75 (ch 16) to 0.97 (ch 64) of OpenVINO's CPU time on an AMD EPYC
-    name = "openvino" if _installed("openvino") and not _installed("onnxruntime") else "onnxrt"
+    name, reason = "onnxrt", ""
+    if _installed("openvino") and not _installed("onnxruntime"):
+        name, reason = "openvino", "onnxruntime is not installed"
+    elif _installed("openvino") and _precision(model) == "bf16":
+        name, reason = "openvino", "the model is in bf16, which ONNX Runtime does not compute on CPUs"
     runner = _opened(name, model)
-    reason = "onnxruntime is not installed" if name == "openvino" else _place(runner)
-    tell(f"runner: {name} ({reason}{why_not})")
+    tell(f"runner: {name} ({reason or _place(runner)}{why_not})")
     return runner
 
 
@@ -91,6 +94,17 @@ def _has_engine(model: Path) -> bool:
         return model.is_dir() and (newest_version(model) / PLAN_FILE).is_file()
     except ModelError:  # which the runner that is opened next explains
         return False
+
+
+def _precision(model: str | os.PathLike[str]) -> str | None:
+    """What the manifest beside a model says; None where it cannot be read."""
+    from lostgan_serve.runners.onnxrt import onnx_file
+
+    try:
+        note = onnx_file(model).with_name(MANIFEST_FILE)
+        return Manifest.from_json(note.read_bytes(), str(note)).precision
+    except (ModelError, OSError):
+        return None
 
 
 def _installed(package: str) -> bool:

@@ -47,6 +47,11 @@ class OnnxRunner:
             self._session = ort.InferenceSession(path, options, providers=list(providers or _providers(known)))
         except Exception as error:  # onnxruntime's errors share no base class
             reason = first_line(error)
+            if "NOT_IMPLEMENTED" in reason:
+                raise ModelError(
+                    f"{path}: ONNX Runtime cannot compute it here ({reason}); models in bf16 are for OpenVINO "
+                    "(--runner openvino) and TensorRT"
+                ) from error
             raise ModelError(f"{path}: truncated or not an ONNX model; export it again ({reason})") from error
         self._path = path
         self.provider: str = self._session.get_providers()[0]

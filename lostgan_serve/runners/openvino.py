@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from lostgan_serve.contract import Array, Tensors, input_specs
-from lostgan_serve.errors import ModelError, require
+from lostgan_serve.errors import MissingExtraError, ModelError, require
 from lostgan_serve.manifest import METADATA_KEY, Manifest
 from lostgan_serve.runners.onnxrt import first_line, onnx_file, usable_cores
-
-Precision = Literal["fp32", "bf16"]
 
 
 class OpenVinoRunner:
     """Runs an exported model.onnx.
 
-    model: the file, or a model's folder in the repository, whose newest version is taken. precision: of convolutions
-    and matrix products. OpenVINO's own default is bf16 on a CPU that has it; here it is fp32 everywhere, so that a
-    layout gets the same picture on every machine, and bf16 has to be asked for. threads: CPU threads for one batch; by
-    default as many as this process may use. Raises ModelError where the model is missing, truncated or was not exported
-    by lostgan-serve, or the CPU has no bf16, and MissingExtraError without openvino.
+    model: the file, or a model's folder in the repository, whose newest version is taken. threads: CPU threads for one
+    batch; by default as many as this process may use. Every operation is computed in the type that it has in the file
+    (bf16 only where the CPU has it). OpenVINO's own default, bf16 for all of an fp32 file on such a CPU, spoils
+    geometry and norms too: 40 dB and 99.5% of the object map, where the file of `export --precision bf16` has 53 dB and
+    99.97% and takes the same time. Raises ModelError where the model is missing, truncated or was not exported by
+    lostgan-serve, and MissingExtraError without openvino.
     """
 
     concurrency = 1  # one batch already uses every thread
 
-    def __init__(
-        self, model: str | os.PathLike[str], precision: Precision = "fp32", threads: int | None = None
-    ) -> None:
+    def __init__(self, model: str | os.PathLike[str], threads: int | None = None) -> None:
         ov = require("openvino", "openvino")
         self._path = onnx_file(model)
         core = ov.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise ModelError("precision: this CPU computes no bf16 (it has neither AMX nor AVX512-BF16); take fp32")
         settings = {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "EXECUTION_MODE_HINT": "ACCURACY",
             # all threads for one batch, and none tied to a core: that core may be busy with other work
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
@@ -69,6 +64,15 @@ class OpenVinoRunner:
     def close(self) -> None:
         """See `Runner.close`."""
         del self._request
+
+
+def computes_bf16() -> bool:
+    """Whether openvino is installed, and this CPU has instructions for bf16 (AMX or AVX512-BF16)."""
+    try:
+        ov = require("openvino", "openvino")
+    except MissingExtraError:
+        return False
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _metadata(graph: Any) -> str:

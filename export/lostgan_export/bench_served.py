@@ -1,0 +1,244 @@
+"""A server under load: its throughput beside that of the model which it serves, and how long its answers take.
+
+Server and model take turns within each round, and a figure is the median over the rounds, so that whatever else the
+machine does falls on both alike.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lostgan_export.bench_formulations import layouts_for
+from lostgan_export.report import table
+from lostgan_serve.contract import OUTPUT_NAMES, Tensors
+from lostgan_serve.errors import LostganError, ModelError, require
+from lostgan_serve.runners import AUTO, Runner, open_runner
+from lostgan_serve.runners.triton import TritonRunner
+from lostgan_serve.triton.embedded import RUNNER_VARIABLE
+
+Progress = Callable[[str], None]
+
+Span = tuple[float, float]
+"""When a request was due or sent, and when it was answered, in seconds."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server under a load.
+
+    images_per_s: of the server. in_process: images/s of the same model in this process, in batches of the sizes that
+    the server formed; share: median over the rounds of their ratio; both None in an open loop, where the clients set
+    the pace. latency: of a request, in milliseconds. batch_sizes: how many batches of each size the server ran;
+    mean_batch: images in a batch.
+    """
+
+    load: str
+    outputs: tuple[str, ...]
+    images_per_s: float
+    in_process: float | None
+    share: float | None
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    mean_batch: float
+    batch_sizes: dict[int, int]
+
+
+class Load(Protocol):
+    """How requests come. saturating: whether the server sets the pace."""
+
+    saturating: bool
+
+    def run(self, ask: Callable[[int], object]) -> tuple[float, list[Span]]:
+        """Have `ask` called with the number of each request. Images per second, and the requests that count."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Clients that each send their next layout when the last one is answered."""
+
+    clients: int
+    requests_each: int = 8
+    saturating = True
+
+    def __str__(self) -> str:
+        return f"{self.clients} clients"
+
+    def run(self, ask: Callable[[int], object]) -> tuple[float, list[Span]]:
+        """The first and the last requests do not count, as not every client is at work."""
+        barrier = threading.Barrier(self.clients)
+
+        def client(number: int) -> list[Span]:
+            barrier.wait()
+            return [_timed(ask, number) for _ in range(self.requests_each)]
+
+        with ThreadPoolExecutor(self.clients) as pool:
+            spans = sorted((span for own in pool.map(client, range(self.clients)) for span in own), key=_end)
+        counted = spans[self.clients : -self.clients]
+        return len(counted) / (_end(counted[-1]) - _end(spans[self.clients - 1])), counted
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """Layouts that come at random moments (a Poisson process) whatever the server does, as from many people. What a
+    request waits, it waits from the moment it was due."""
+
+    rate_per_s: float
+    requests: int = 64
+    saturating = False
+
+    def __str__(self) -> str:
+        return f"{self.rate_per_s:g}/s"
+
+    def run(self, ask: Callable[[int], object]) -> tuple[float, list[Span]]:
+        draw = random.Random(0)
+        waits = [draw.expovariate(self.rate_per_s) for _ in range(self.requests)]
+        due = time.perf_counter()
+        with ThreadPoolExecutor(self.requests) as pool:
+            futures = []
+            for number, wait in enumerate(waits):
+                due += wait
+                time.sleep(max(0.0, due - time.perf_counter()))
+                futures.append(pool.submit(_timed, ask, number, due))
+            spans = [future.result() for future in futures]
+        return len(spans) / (max(map(_end, spans)) - spans[0][0]), spans
+
+
+def bench_server(repository: Path, model: str, url: str, load: Load, rounds: int, progress: Progress) -> list[Served]:
+    """Put a server under a load, asked for the image alone and for every output. In a closed loop the same model, in
+    this process and run by what LOSTGAN_SERVE_RUNNER names, as in the embedded server, is measured beside it.
+
+    url: host:port of the server's gRPC, with or without grpc://. Raises LostganError for another protocol, ModelError
+    where the server's model is not the one in `repository`, and ServerError.
+    """
+    url = url.removeprefix("grpc://").rstrip("/")
+    if "://" in url:
+        raise LostganError(f"--url {url}: bench measures gRPC; give its address as HOST:PORT, such as localhost:8001")
+    local = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, repository / model, progress)
+    remote = TritonRunner(url, model)
+    try:
+        if remote.manifest.serving_parameters() != local.manifest.serving_parameters():
+            raise ModelError(
+                f"{url} serves another {model} than {repository / model}; restart it, or name its repository"
+            )
+        statistics_of = _Statistics(url, model)
+        return [
+            _bench_outputs(local if load.saturating else None, remote, statistics_of, outputs, load, rounds, progress)
+            for outputs in (("image",), OUTPUT_NAMES)
+        ]
+    finally:
+        remote.close()
+        local.close()
+
+
+def _bench_outputs(
+    local: Runner | None,
+    remote: Runner,
+    batch_counts: Callable[[], Mapping[int, int]],
+    outputs: Sequence[str],
+    load: Load,
+    rounds: int,
+    progress: Progress,
+) -> Served:
+    layouts = _one_by_one(remote)
+
+    def ask(number: int) -> None:
+        remote.run(layouts[number % len(layouts)], outputs)
+
+    served, in_process, latencies = [], [], []
+    sizes: Counter[int] = Counter()
+    for number in range(-1, rounds):  # the first is a warm-up
+        progress(f"{' + '.join(outputs)}: {f'round {number + 1} of {rounds}' if number >= 0 else 'warming up'}")
+        before = Counter(batch_counts())
+        images_per_s, spans = load.run(ask)
+        formed = Counter(batch_counts()) - before
+        pace = _in_process_pace(local, outputs, formed) if local else None
+        if number >= 0:
+            served.append(images_per_s)
+            in_process += [pace] if pace else []
+            latencies += [1000 * (end - start) for start, end in spans]
+            sizes += formed
+    percent = statistics.quantiles(latencies, n=100, method="inclusive")
+    return Served(
+        load=str(load),
+        outputs=tuple(outputs),
+        images_per_s=statistics.median(served),
+        in_process=statistics.median(in_process) if local else None,
+        share=statistics.median(a / b for a, b in zip(served, in_process, strict=True)) if local else None,
+        latency_p50_ms=percent[49],
+        latency_p95_ms=percent[94],
+        latency_p99_ms=percent[98],
+        mean_batch=sum(size * count for size, count in sizes.items()) / sizes.total(),
+        batch_sizes=dict(sorted(sizes.items())),
+    )
+
+
+def _one_by_one(runner: Runner, count: int = 8) -> list[Tensors]:
+    batch = layouts_for(runner.manifest, count)
+    return [{name: array[k : k + 1] for name, array in batch.items()} for k in range(count)]
+
+
+def _timed(ask: Callable[[int], object], number: int, due: float | None = None) -> Span:
+    start = time.perf_counter() if due is None else due
+    ask(number)
+    return start, time.perf_counter()
+
+
+def _end(span: Span) -> float:
+    return span[1]
+
+
+def _in_process_pace(runner: Runner, outputs: Sequence[str], batches: Mapping[int, int]) -> float:
+    """Images per second of a runner that is given the same batches, one after another."""
+    work = [layouts_for(runner.manifest, size) for size, count in batches.items() for _ in range(count)]
+    start = time.perf_counter()
+    for tensors in work:
+        runner.run(tensors, outputs)
+    return sum(size * count for size, count in batches.items()) / (time.perf_counter() - start)
+
+
+class _Statistics:
+    """How many batches of each size a server has run so far."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self._client = require("tritonclient.grpc", "server").InferenceServerClient(url)
+        self._model = model
+
+    def __call__(self) -> dict[int, int]:
+        answer = self._client.get_inference_statistics(self._model)
+        return {
+            int(batch.batch_size): int(batch.compute_infer.count)
+            for model in answer.model_stats
+            for batch in model.batch_stats
+        }
+
+
+def served_table(rows: Sequence[Served]) -> list[str]:
+    return table(
+        ("load", "asked for", "images/s", "in process", "share", "p50 ms", "p95 ms", "p99 ms", "mean batch"),
+        [
+            (
+                r.load,
+                "all outputs" if r.outputs == OUTPUT_NAMES else " ".join(r.outputs),
+                f"{r.images_per_s:.2f}",
+                f"{r.in_process:.2f}" if r.in_process else "",
+                f"{r.share:.1%}" if r.share else "",
+                f"{r.latency_p50_ms:.0f}",
+                f"{r.latency_p95_ms:.0f}",
+                f"{r.latency_p99_ms:.0f}",
+                f"{r.mean_batch:.1f}",
+            )
+            for r in rows
+        ],
+    )
