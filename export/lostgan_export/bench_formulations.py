@@ -22,7 +22,7 @@ from lostgan_serve.runners.onnxrt import usable_cores
 
 PLAIN_TORCH = "PyTorch, as the paper writes it"
 PLAIN_ONNX = "the same, in ONNX Runtime"
-COMPILED = "PyTorch, torch.compile"
+COMPILED = "the training module, torch.compile"
 OURS = "lostgan-serve, ONNX Runtime"
 OPENVINO = "lostgan-serve, OpenVINO"
 OPENVINO_BF16 = "lostgan-serve, OpenVINO, bf16"
