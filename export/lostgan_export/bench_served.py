@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -96,14 +96,14 @@ class OpenLoop:
 
     rate_per_s: float
     requests: int = 64
+    draw: random.Random = field(default_factory=lambda: random.Random(0))  # of all rounds, which differ by it
     saturating = False
 
     def __str__(self) -> str:
         return f"{self.rate_per_s:g}/s"
 
     def run(self, ask: Callable[[int], object]) -> tuple[float, list[Span]]:
-        draw = random.Random(0)
-        waits = [draw.expovariate(self.rate_per_s) for _ in range(self.requests)]
+        waits = [self.draw.expovariate(self.rate_per_s) for _ in range(self.requests)]
         due = time.perf_counter()
         with ThreadPoolExecutor(self.requests) as pool:
             futures = []
