@@ -14,7 +14,7 @@ from tritonclient.utils import triton_to_np_dtype
 from conftest import ROOT, a_manifest
 from lostgan_serve.contract import TensorSpec, input_specs, output_specs
 from lostgan_serve.errors import ModelError, OutputError
-from lostgan_serve.manifest import Manifest
+from lostgan_serve.manifest import Manifest, Precision
 from lostgan_serve.triton.repository import exported_models, model_name, new_version, write_configurations
 from lostgan_serve.vocabulary import BUILT_IN_NAMES
 
@@ -70,9 +70,15 @@ def test_backends_and_queues(tmp_path: Path) -> None:
         policy = config.dynamic_batching.default_queue_policy
         assert policy.max_queue_size > 0
         assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
-    assert [(group.kind, group.count) for group in embedded.instance_group] == [(pb.ModelInstanceGroup.KIND_CPU, 1)]
     # a bounded queue switches off what hides the Python backend's own time: see the comment in the file
     assert not embedded.dynamic_batching.default_queue_policy.max_queue_size
+
+
+@pytest.mark.parametrize(("precision", "count"), [("fp32", 1), ("bf16", 2)])
+def test_instances_of_the_embedded_model(tmp_path: Path, precision: Precision, count: int) -> None:
+    write_configurations(tmp_path, "lostgan_512", a_manifest().model_copy(update={"precision": precision}))
+    groups = parsed(tmp_path / "lostgan_512" / CONFIGURATIONS[1]).instance_group
+    assert [(group.kind, group.count) for group in groups] == [(pb.ModelInstanceGroup.KIND_CPU, count)]
 
 
 @pytest.mark.parametrize("max_batch", [1, 8])
