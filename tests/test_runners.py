@@ -127,7 +127,7 @@ def test_bf16_is_near_fp32(onnxrt: OnnxRunner, bf16_model: Path, tensors: Arrays
     assert np.abs(found["masks"].astype(int) - expected["masks"]).max() <= 4  # geometry stays in fp32
 
 
-def test_a_bf16_model_is_for_openvino(bf16_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bf16_model_is_for_openvino(bf16_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     assert isinstance(open_runner(AUTO, bf16_model, told.append), OpenVinoRunner)
     assert told == ["runner: openvino (the model is in bf16, which ONNX Runtime does not compute on CPUs)"]

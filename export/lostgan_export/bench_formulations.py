@@ -71,14 +71,15 @@ def bench_formulations(
     from lostgan_train.checkpoint import save_checkpoint
 
     with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
-        if OPENVINO_BF16 in candidates and not computes_bf16():
+        bf16 = OPENVINO_BF16 in candidates
+        if bf16 and not computes_bf16():
             progress("this CPU has no bf16: left out")
-            candidates = [name for name in candidates if name != OPENVINO_BF16]
+            bf16, candidates = False, [name for name in candidates if name != OPENVINO_BF16]
         progress("exporting both formulations")
-        plain, ours, ours_bf16 = _export(source, manifest, Path(folder), bf16=OPENVINO_BF16 in candidates)
+        plain, ours, ours_bf16 = _export(source, manifest, Path(folder), bf16=bf16)
         weights = Path(folder, "weights.safetensors")
         save_checkpoint(weights, source)
-        peaks = {precision: matmul_peak(precision) for precision in ("fp32", "bf16")}
+        peaks = {precision: matmul_peak(precision) for precision in (("fp32", "bf16") if bf16 else ("fp32",))}
         work = {PLAIN_ONNX: multiply_adds(plain)} | dict.fromkeys(candidates, multiply_adds(ours))
         builds: dict[str, tuple[Build, Sequence[Any]]] = {
             PLAIN_TORCH: (_torch, (weights, False)),

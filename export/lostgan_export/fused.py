@@ -229,6 +229,10 @@ class FusedResBlock(nn.Module):
         return cast(Tensor, main + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest"))
 
 
+_PHASES = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+"""Along an axis, for even and odd outputs: of which of the three taps the weights of the two inputs are sums."""
+
+
 class UpsamplingConv(nn.Module):
     """Nearest x2 upsampling and a 3x3 convolution as convolutions of the small map, one for each parity of row and
     column, interleaved. For fp32: as few products as can be, 12 for the 36 of a square of 2x2 pixels.
@@ -284,10 +288,6 @@ class PhaseConvs(nn.Module):
         _, channels, height, width = phases[0].shape
         squares = torch.cat(phases, 1).view(-1, 2, 2, channels, height, width)
         return squares.permute(0, 3, 4, 1, 5, 2).reshape(-1, channels, 2 * height, 2 * width)
-
-
-_PHASES = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
-"""Along an axis, for even and odd outputs: of which of the three taps the weights of the two inputs are sums."""
 
 
 class SquaresToRGB(nn.Conv2d):
