@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from conftest import run_cli
 from lostgan_export import bench_formulations as formulations
 from lostgan_export import cli, parity
 from lostgan_export.arithmetic import multiply_adds
+from lostgan_export.bench_served import ClosedLoop
 from lostgan_export.fused import fuse
 from lostgan_export.onnx_export import export_onnx, set_manifest
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, empty_batch, input_specs, output_specs
@@ -276,6 +279,35 @@ def test_bench_wants_the_grpc_address(url: str) -> None:
     error = CliRunner().invoke(cli.bench, ["--url", url]).exception
     assert isinstance(error, LostganError)
     assert "bench measures gRPC" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--rate", "6"], "--rate go with --url"),
+        (["--concurrency", "4"], "--rate go with --url"),
+        (["--url", "localhost:1", "--rate", "6", "--concurrency", "4"], "exclude each other"),
+        (["--url", "localhost:1", "--plot", "bench.png"], "do not go with --url"),
+        (["--url", "localhost:1", "--checkpoint", "a.safetensors"], "do not go with --url"),
+    ],
+)
+def test_bench_refuses_options_that_would_do_nothing(options: list[str], words: str) -> None:
+    result = CliRunner().invoke(cli.bench, options)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_a_closed_loop_is_as_fast_as_its_server() -> None:
+    """One that draws a layout at a time, in 5 ms at least."""
+    server = threading.Lock()
+
+    def ask(_: int) -> None:
+        with server:
+            time.sleep(0.005)
+
+    images_per_s, latencies = ClosedLoop(clients=4, requests_each=3).run(ask)
+    assert 0 < images_per_s <= 200
+    assert len(latencies) == 4  # of 12: the first and the last four found clients idle
 
 
 def test_bench_takes_a_grpc_url(exported: Path, tmp_path: Path) -> None:

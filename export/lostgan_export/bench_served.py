@@ -76,7 +76,9 @@ class ClosedLoop:
         return f"{self.clients} clients"
 
     def run(self, ask: Callable[[int], object]) -> tuple[float, list[Span]]:
-        """The first and the last requests do not count, as not every client is at work."""
+        """Images per second are of the whole load: answers come a batch at a time, so that a span cut out of it would
+        count the batches at its ends by luck. The first and the last latencies do not count, as not every client is at
+        work."""
         barrier = threading.Barrier(self.clients)
 
         def client(number: int) -> list[Span]:
@@ -85,8 +87,7 @@ class ClosedLoop:
 
         with ThreadPoolExecutor(self.clients) as pool:
             spans = sorted((span for own in pool.map(client, range(self.clients)) for span in own), key=_end)
-        counted = spans[self.clients : -self.clients]
-        return len(counted) / (_end(counted[-1]) - _end(spans[self.clients - 1])), counted
+        return _images_per_s(spans), spans[self.clients : -self.clients]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class OpenLoop:
                 time.sleep(max(0.0, due - time.perf_counter()))
                 futures.append(pool.submit(_timed, ask, number, due))
             spans = [future.result() for future in futures]
-        return len(spans) / (max(map(_end, spans)) - spans[0][0]), spans
+        return _images_per_s(spans), spans
 
 
 def bench_server(repository: Path, model: str, url: str, load: Load, rounds: int, progress: Progress) -> list[Served]:
@@ -197,6 +198,10 @@ def _timed(ask: Callable[[int], object], number: int, due: float | None = None) 
 
 def _end(span: Span) -> float:
     return span[1]
+
+
+def _images_per_s(spans: Sequence[Span]) -> float:
+    return len(spans) / (max(map(_end, spans)) - min(start for start, _ in spans))
 
 
 def _in_process_pace(runner: Runner, outputs: Sequence[str], batches: Mapping[int, int]) -> float:

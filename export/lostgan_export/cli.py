@@ -109,7 +109,7 @@ def export(
     help="What to hold against the paper's formulation.",
 )
 @click.option("--url", metavar="HOST:PORT", help="Measure this server over gRPC.")
-@click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1), help="Clients, with --url.")
+@click.option("--concurrency", type=click.IntRange(1), help="Clients, with --url.  [default: 8]")
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True), help="In their place, layouts a second, at random moments."
 )
@@ -123,7 +123,7 @@ def bench(
     checkpoint: Path | None,
     runner: str,
     url: str | None,
-    concurrency: int,
+    concurrency: int | None,
     rate: float | None,
     repository: Path,
     rounds: int,
@@ -134,6 +134,14 @@ def bench(
 
     Prints a table in Markdown.
     """
+    if url is None and (rate or concurrency):
+        raise click.UsageError("--concurrency and --rate go with --url: they are the load of a server")
+    if url is not None and (checkpoint or plot):
+        raise click.UsageError(
+            "--checkpoint and --plot do not go with --url: the server has its own model, and a table only"
+        )
+    if rate and concurrency:
+        raise click.UsageError("--concurrency and --rate exclude each other")
     for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
     from lostgan_export import bench_formulations as formulations
@@ -156,9 +164,7 @@ def bench(
             write_file(plot, formulations.timings_plot(timings, f"{manifest.variant}, {manifest.slots} slots, CPU"))
         report |= {"variant": manifest.variant, "slots": manifest.slots, "in_process": [asdict(row) for row in timings]}
     else:
-        if checkpoint is not None:
-            raise click.UsageError("--checkpoint and --url exclude each other: the server has its model")
-        load = bench_served.ClosedLoop(concurrency) if rate is None else bench_served.OpenLoop(rate)
+        load = bench_served.OpenLoop(rate) if rate else bench_served.ClosedLoop(concurrency or 8)
         served = bench_served.bench_server(repository, model_name(int(res)), url, load, rounds, _progress)
         lines = bench_served.served_table(served)
         report["served"] = [asdict(row) for row in served]
