@@ -50,6 +50,14 @@ class _Commands(click.Group):
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; Ctrl-C ends it at once. `train` and `semi`, which save their state first, do not come here with one."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            os._exit(130)  # a usual exit would wait for the threads whose batches are in flight
+
 
 def _plugins() -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in metadata.entry_points(group="lostgan_serve.commands")}
@@ -138,17 +146,12 @@ def _draw(
         raise LayoutError("-: standard input can be read only once; give - once")
     layouts = [variant for source in sources for layout in _read(source) for variant in _styles(layout, samples, seed)]
     _refuse_twins(layouts, masks)
-    try:
-        with _writable(out), closing(connect()) as runner:
-            for layout in layouts:
-                check(layout, runner.manifest)
-            if runner.manifest.weights == "untrained":
-                note = "note: this model is untrained: its weights are random, and its pictures are noise"
-                click.echo(note, err=True)
-            _paint(layouts, runner, out, masks)
-    except KeyboardInterrupt:
-        click.echo("stopped", err=True)
-        os._exit(130)  # a usual exit would wait for the threads whose batches are in flight
+    with _writable(out), closing(connect()) as runner:
+        for layout in layouts:
+            check(layout, runner.manifest)
+        if runner.manifest.weights == "untrained":
+            click.echo("note: this model is untrained: its weights are random, and its pictures are noise", err=True)
+        _paint(layouts, runner, out, masks)
 
 
 @contextmanager
