@@ -5,7 +5,7 @@ Shapes use B (batch), O (object slots, static per model) and R (resolution in pi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,3 +74,15 @@ def empty_batch(batch: int, slots: int) -> dict[str, Array]:
     tensors = {spec.name: np.zeros((batch, *spec.dims), spec.dtype) for spec in input_specs(slots)}
     tensors["boxes"][:] = PAD_BOX
     return tensors
+
+
+def rows(tensors: Tensors, start: int, stop: int) -> dict[str, Array]:
+    """Views of the layouts from `start` up to `stop` of a batch."""
+    return {name: array[start:stop] for name, array in tensors.items()}
+
+
+def concatenated(batches: Sequence[Tensors]) -> dict[str, Array]:
+    """Batches of the same names as one."""
+    if len(batches) == 1:
+        return dict(batches[0])
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

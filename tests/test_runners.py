@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from click.testing import CliRunner
 
 from conftest import EXAMPLES, fails_in_one_line, run_cli
 from lostgan_serve import cli
-from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, empty_batch, output_specs
+from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors, empty_batch, output_specs, rows
 from lostgan_serve.errors import ModelError
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners import AUTO, RUNNERS, Runner, open_runner
+from lostgan_serve.runners.cores import Cores, Draw
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.runners.triton import TritonRunner
@@ -45,10 +47,6 @@ def tensors(onnxrt: OnnxRunner) -> Arrays:
     return to_tensors([Layout.load(path) for path in EXAMPLES], onnxrt.manifest)
 
 
-def rows(tensors: Arrays, which: slice) -> Arrays:
-    return {name: array[which] for name, array in tensors.items()}
-
-
 def assert_agree(found: Arrays, expected: Arrays) -> None:
     """Within a level of 255, and a share of 0.001 of the object map, whose ties may fall either way."""
     assert found.keys() == expected.keys()
@@ -61,6 +59,50 @@ def assert_agree(found: Arrays, expected: Arrays) -> None:
             apart = np.abs(array.astype(int) - expected[name])
             assert apart.max() <= 1
             assert apart.mean() < 0.01
+
+
+# a batch on the cores of a CPU
+
+
+@pytest.mark.parametrize("runner", [OnnxRunner, OpenVinoRunner])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_batch_shared_out_among_cores_is_drawn_as_its_layouts_are(
+    runner: Callable[..., Runner], threads: int, tiny_model: Path, tensors: Arrays
+) -> None:
+    few = runner(tiny_model, threads=threads)
+    found = few.run(tensors, OUTPUT_NAMES)
+    for row in range(len(EXAMPLES)):
+        assert_agree(rows(found, row, row + 1), few.run(rows(tensors, row, row + 1), OUTPUT_NAMES))
+    few.close()
+
+
+def test_each_core_draws_layouts_of_its_own_and_all_draw_the_rest() -> None:
+    met = Barrier(2)
+    together: list[int] = []
+    made: list[Draw] = []
+
+    def draw_together(batch: Tensors, outputs: Sequence[str]) -> Arrays:
+        together.extend(batch["labels"])
+        return dict.fromkeys(outputs, batch["labels"])
+
+    def draw_alone(layout: Tensors, outputs: Sequence[str]) -> Arrays:
+        assert len(layout["labels"]) == 1
+        met.wait(timeout=30)  # for the other core
+        return dict.fromkeys(outputs, layout["labels"])
+
+    def make_alone() -> Draw:
+        made.append(draw_alone)
+        return draw_alone
+
+    cores = Cores(2, draw_together, make_alone)
+    for batch, rest in ((1, [0]), (4, []), (5, [4])):
+        together.clear()
+        drawn = cores.run({"labels": np.arange(batch)}, ["image", "masks"])
+        assert list(drawn) == ["image", "masks"]
+        assert all(array.tolist() == list(range(batch)) for array in drawn.values())
+        assert together == rest
+        assert len(made) == (batch > 1)  # once, and not before it is needed
+    cores.close()
 
 
 # OpenVINO
@@ -78,14 +120,13 @@ def test_openvino_draws_what_onnxruntime_draws(openvino: OpenVinoRunner, onnxrt:
 def test_openvino_draws_a_batch_as_it_draws_each_layout(openvino: OpenVinoRunner, tensors: Arrays) -> None:
     batch = openvino.run(tensors, OUTPUT_NAMES)
     for row in range(len(EXAMPLES)):
-        one = slice(row, row + 1)
-        assert_agree(openvino.run(rows(tensors, one), OUTPUT_NAMES), rows(batch, one))
+        assert_agree(openvino.run(rows(tensors, row, row + 1), OUTPUT_NAMES), rows(batch, row, row + 1))
     assert_agree(openvino.run(tensors, OUTPUT_NAMES), batch)  # and results are the caller's own
 
 
 def test_empty_slots_are_inert_in_openvino(openvino: OpenVinoRunner, tensors: Arrays) -> None:
     """The objects of a layout may stand in any slots: the empty ones among them change nothing."""
-    layout = rows(tensors, slice(0, 1))
+    layout = rows(tensors, 0, 1)
     used = int((layout["boxes"][0, :, 0] >= 0).sum())
     slots = openvino.manifest.slots
     assert used < slots
@@ -99,7 +140,7 @@ def test_empty_slots_are_inert_in_openvino(openvino: OpenVinoRunner, tensors: Ar
 
 
 def test_openvino_computes_the_outputs_that_are_wanted(openvino: OpenVinoRunner, tensors: Arrays) -> None:
-    assert list(openvino.run(rows(tensors, slice(0, 1)), ["object_map"])) == ["object_map"]
+    assert list(openvino.run(rows(tensors, 0, 1), ["object_map"])) == ["object_map"]
 
 
 def test_a_wrong_label_does_not_fail_its_batch_in_openvino(openvino: OpenVinoRunner, tensors: Arrays) -> None:

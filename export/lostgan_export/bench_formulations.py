@@ -18,7 +18,7 @@ from lostgan_export.turns import Build, turns
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import to_tensors
-from lostgan_serve.runners.onnxrt import usable_cores
+from lostgan_serve.runners.cores import usable_cores
 
 PLAIN_TORCH = "PyTorch, as the paper writes it"
 PLAIN_ONNX = "the same, in ONNX Runtime"
@@ -83,9 +83,9 @@ def bench_formulations(
         work = {PLAIN_ONNX: multiply_adds(plain)} | dict.fromkeys(candidates, multiply_adds(ours))
         builds: dict[str, tuple[Build, Sequence[Any]]] = {
             PLAIN_TORCH: (_torch, (weights, False)),
-            PLAIN_ONNX: (_onnx, (plain, ("image", "masks"))),
+            PLAIN_ONNX: (_session, (plain, ("image", "masks"))),
             COMPILED: (_torch, (weights, True)),
-            OURS: (_onnx, (ours, OUTPUT_NAMES)),
+            OURS: (_onnx, (ours,)),
             OPENVINO: (_openvino, (ours,)),
             OPENVINO_BF16: (_openvino, (ours_bf16,)),
         }
@@ -209,11 +209,19 @@ def _torch(weights: Path, compiled: bool) -> Callable[[Tensors], object]:
     return run
 
 
-def _onnx(model: Path, outputs: Sequence[str]) -> Callable[[Tensors], object]:
+def _session(model: Path, outputs: Sequence[str]) -> Callable[[Tensors], object]:
+    """A session with our settings that is given whole batches."""
+    from lostgan_serve.runners.onnxrt import open_session
+
+    session = open_session(model, usable_cores(), ["CPUExecutionProvider"])
+    return lambda tensors: session.run(list(outputs), {name: tensors[name] for name in INPUT_NAMES})
+
+
+def _onnx(model: Path) -> Callable[[Tensors], object]:
     from lostgan_serve.runners.onnxrt import OnnxRunner
 
     runner = OnnxRunner(model)
-    return lambda tensors: runner.run(tensors, outputs)
+    return lambda tensors: runner.run(tensors, OUTPUT_NAMES)
 
 
 def _openvino(model: Path) -> Callable[[Tensors], object]:

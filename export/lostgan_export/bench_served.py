@@ -20,7 +20,7 @@ from typing import Protocol
 
 from lostgan_export.bench_formulations import layouts_for
 from lostgan_export.report import table
-from lostgan_serve.contract import OUTPUT_NAMES, Tensors
+from lostgan_serve.contract import OUTPUT_NAMES, Tensors, rows
 from lostgan_serve.errors import LostganError, ModelError, require
 from lostgan_serve.runners import AUTO, Runner, open_runner
 from lostgan_serve.runners.triton import TritonRunner
@@ -187,7 +187,7 @@ def _bench_outputs(
 
 def _one_by_one(runner: Runner, count: int = 8) -> list[Tensors]:
     batch = layouts_for(runner.manifest, count)
-    return [{name: array[k : k + 1] for name, array in batch.items()} for k in range(count)]
+    return [rows(batch, k, k + 1) for k in range(count)]
 
 
 def _timed(ask: Callable[[int], object], number: int, due: float | None = None) -> Span:

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lostgan_serve.runners.onnxrt import usable_cores
+from lostgan_serve.runners.cores import usable_cores
 
 
 def machine() -> dict[str, Any]:

@@ -6,19 +6,22 @@ import ctypes
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lostgan_serve.contract import INPUT_NAMES, Array, Tensors
 from lostgan_serve.errors import ModelError, require
 from lostgan_serve.manifest import METADATA_KEY, Manifest
+from lostgan_serve.runners.cores import Cores, usable_cores
 from lostgan_serve.triton.repository import exported_models, newest_version
 
 
 class OnnxRunner:
     """Runs an exported model.onnx.
 
-    model: the file, or a model's folder in the repository, whose newest version is taken. threads: CPU threads for one
-    batch; by default as many as this process may use. providers: ONNX Runtime's execution providers, best first; by
+    model: the file, or a model's folder in the repository, whose newest version is taken. threads: CPU threads; by
+    default as many as this process may use. providers: ONNX Runtime's execution providers, best first; by
     default CUDA where there is an NVIDIA driver, then the CPU. TensorRT's has to be asked for: it builds an engine for
     the shapes it meets, at every start (`TensorRTRunner` runs one that was built before). provider: the first of those
     that ONNX Runtime really uses. Raises ModelError where the model is missing, truncated or was not exported by
@@ -35,41 +38,57 @@ class OnnxRunner:
         known = ort.get_available_providers()
         if unknown := [name for name in providers or () if name not in known]:
             raise ModelError(f"providers: this onnxruntime has no {', '.join(unknown)}; it has {', '.join(known)}")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
-        options.log_severity_level = 3  # errors only
-        # On cores shared with other work, threads that spin while they wait made a batch take 1.4 to 2 times as long.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # It plans memory anew for every batch size: no faster, and 530 MB in place of 340 (v2-128, batches of 1 to 8).
-        # The arena stays: without it a batch of 4 takes 6 to 25% more CPU time.
-        options.enable_mem_pattern = False
-        try:
-            self._session = ort.InferenceSession(path, options, providers=list(providers or _providers(known)))
-        except Exception as error:  # onnxruntime's errors share no base class
-            reason = first_line(error)
-            if "NOT_IMPLEMENTED" in reason:
-                raise ModelError(
-                    f"{path}: ONNX Runtime cannot compute it here ({reason}); models in bf16 are for OpenVINO "
-                    "(--runner openvino) and TensorRT"
-                ) from error
-            raise ModelError(f"{path}: truncated or not an ONNX model; export it again ({reason})") from error
+        threads, chosen = threads or usable_cores(), list(providers or _providers(known))
+        session = open_session(path, threads, chosen)
         self._path = path
-        self.provider: str = self._session.get_providers()[0]
-        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.provider: str = session.get_providers()[0]
+        metadata = session.get_modelmeta().custom_metadata_map
         self.manifest = Manifest.from_json(metadata.get(METADATA_KEY, ""), str(path))
+        on_cpu = self.provider == "CPUExecutionProvider"
+        self._cores = Cores(
+            threads if on_cpu else 1,
+            partial(self._draw, session),
+            lambda: partial(self._draw, open_session(path, 1, chosen)),
+        )
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
         """See `Runner.run`. Raises ModelError where the tensors do not fit the model."""
-        session, inputs = self._session, {name: tensors[name] for name in INPUT_NAMES}
-        try:
-            arrays = session.run(list(outputs), inputs)
-        except Exception as error:  # see above
-            raise ModelError(f"{self._path}: it cannot draw these layouts ({first_line(error)})") from error
-        return dict(zip(outputs, arrays, strict=True))
+        return self._cores.run(tensors, outputs)
 
     def close(self) -> None:
         """See `Runner.close`."""
-        del self._session
+        self._cores.close()
+
+    def _draw(self, session: Any, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
+        inputs = {name: tensors[name] for name in INPUT_NAMES}
+        try:
+            arrays = session.run(list(outputs), inputs)
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise ModelError(f"{self._path}: it cannot draw these layouts ({first_line(error)})") from error
+        return dict(zip(outputs, arrays, strict=True))
+
+
+def open_session(path: Path, threads: int, providers: Sequence[str]) -> Any:
+    """An onnxruntime.InferenceSession whose settings suit the generator. Raises ModelError."""
+    ort = require("onnxruntime", "runtime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    # On cores shared with other work, threads that spin while they wait made a batch take 1.4 to 2 times as long.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # It plans memory anew for every batch size: no faster, and 530 MB in place of 340 (v2-128, batches of 1 to 8).
+    # The arena stays: without it a batch of 4 takes 6 to 25% more CPU time.
+    options.enable_mem_pattern = False
+    try:
+        return ort.InferenceSession(path, options, providers=list(providers))
+    except Exception as error:  # see above
+        reason = first_line(error)
+        if "NOT_IMPLEMENTED" in reason:
+            raise ModelError(
+                f"{path}: ONNX Runtime cannot compute it here ({reason}); models in bf16 are for OpenVINO "
+                "(--runner openvino) and TensorRT"
+            ) from error
+        raise ModelError(f"{path}: truncated or not an ONNX model; export it again ({reason})") from error
 
 
 def onnx_file(model: str | os.PathLike[str]) -> Path:
@@ -81,11 +100,6 @@ def onnx_file(model: str | os.PathLike[str]) -> Path:
     if not path.is_file():
         raise ModelError(f"{path}: no such model; make one with: lostgan-serve export")
     return path
-
-
-def usable_cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def first_line(error: Exception) -> str:

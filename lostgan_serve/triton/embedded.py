@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, PAD_BOX, Array
+from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, PAD_BOX, Array, concatenated
 from lostgan_serve.runners import AUTO, open_runner
 
 RUNNER_VARIABLE = "LOSTGAN_SERVE_RUNNER"
@@ -48,7 +48,7 @@ class TritonPythonModel:
 
         wanted = {i: requests[i].requested_output_names() for i in inputs}
         union = [name for name in OUTPUT_NAMES if any(name in names for names in wanted.values())]
-        arrays = self._runner.run(_concatenate(list(inputs.values())), union)
+        arrays = self._runner.run(concatenated(list(inputs.values())), union)
         start = 0
         for i, tensors in inputs.items():
             rows = slice(start, start + len(tensors["labels"]))
@@ -65,12 +65,6 @@ class TritonPythonModel:
     def _input(self, request: Any, name: str) -> Array:
         array: Array = self._pb.get_input_tensor_by_name(request, name).as_numpy()
         return array
-
-
-def _concatenate(requests: list[dict[str, Array]]) -> dict[str, Array]:
-    if len(requests) == 1:
-        return requests[0]
-    return {name: np.concatenate([tensors[name] for tensors in requests]) for name in INPUT_NAMES}
 
 
 def _fault(tensors: dict[str, Array], labels: int) -> str | None:

@@ -1,0 +1,55 @@
+"""How a batch is spread over the cores of a CPU: each draws layouts of its own, at its own pace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+from lostgan_serve.contract import Array, Tensors, concatenated, rows
+
+Draw = Callable[[Tensors, Sequence[str]], dict[str, Array]]
+"""Computes a batch: its tensors, and the outputs that are wanted."""
+
+
+def usable_cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Cores:
+    """Draws batches on `count` cores: as many layouts as they share out evenly each by one core, the others by all.
+
+    Cores that share a layout wait for one another after every operation. On two of them, batches take 1.03 (ch 64) to
+    1.18 times (ch 16) less time in ONNX Runtime this way, and 1.05 to 1.4 times in OpenVINO in bf16. The weights are in
+    memory twice; as fewer maps are, most models take less of it.
+
+    together: draws a batch on all cores. make_alone: makes what draws one layout on one core, for `count` threads to
+    call at a time; it is called when the first batch needs it.
+    """
+
+    def __init__(self, count: int, together: Draw, make_alone: Callable[[], Draw]) -> None:
+        self._count, self._together, self._make_alone = count, together, make_alone
+        self._alone: Draw | None = None
+        self._making = Lock()
+        self._pool = ThreadPoolExecutor(count)
+
+    def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
+        """See `Runner.run`."""
+        batch = len(tensors["labels"])
+        shared = batch - batch % self._count
+        if shared == 0 or self._count == 1:
+            return self._together(tensors, outputs)
+        with self._making:
+            alone = self._alone = self._alone or self._make_alone()
+        layouts = [rows(tensors, k, k + 1) for k in range(shared)]
+        drawn = list(self._pool.map(lambda layout: alone(layout, outputs), layouts))
+        if shared < batch:
+            drawn.append(self._together(rows(tensors, shared, batch), outputs))
+        return concatenated(drawn)
+
+    def close(self) -> None:
+        """Let go of both; what is being drawn is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        del self._together, self._make_alone, self._alone
