@@ -69,7 +69,7 @@ def open_runner(name: str, model: str | os.PathLike[str], tell: Callable[[str], 
         else:
             tell("runner: tensorrt (the model has an engine for this GPU)")
             return runner
-    # ONNX Runtime first: an fp32 image took 0.75 (ch 16) to 0.97 (ch 64) of OpenVINO's CPU time on an AMD EPYC
+    # ONNX Runtime first: an fp32 image took 0.75 (ch 16) to 0.93 (ch 64) of OpenVINO's time on an AMD EPYC
     name, reason = "onnxrt", ""
     if _installed("openvino") and not _installed("onnxruntime"):
         name, reason = "openvino", "onnxruntime is not installed"
