@@ -19,7 +19,7 @@ from lostgan_serve.errors import ModelError
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners import AUTO, RUNNERS, Runner, open_runner
-from lostgan_serve.runners.cores import Cores, Draw
+from lostgan_serve.runners.cores import Cores, Draw, usable_cores
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.runners.triton import TritonRunner
@@ -103,6 +103,21 @@ def test_each_core_draws_layouts_of_its_own_and_all_draw_the_rest() -> None:
         assert together == rest
         assert len(made) == (batch > 1)  # once, and not before it is needed
     cores.close()
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000", 8), ("400000 100000", 4), ("50000 100000", 1), ("1600000 100000", 8), ("", 8)],
+)
+def test_a_container_may_use_the_cores_of_its_quota(
+    quota: str, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr("lostgan_serve.runners.cores._QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
+    assert usable_cores() == expected
+    (tmp_path / "cpu.max").unlink()
+    assert usable_cores() == 8
 
 
 # OpenVINO

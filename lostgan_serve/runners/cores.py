@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from threading import Lock
 
 from lostgan_serve.contract import Array, Tensors, concatenated, rows
@@ -13,9 +16,16 @@ Draw = Callable[[Tensors, Sequence[str]], dict[str, Array]]
 """Computes a batch: its tensors, and the outputs that are wanted."""
 
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, as seen in it: "400000 100000" for 4 cores, "max ..." for all
+
+
 def usable_cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """How many CPU cores this process may use: those that it may run on, and no more than its container's quota."""
+    cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        quota, period = map(int, _QUOTA.read_text().split())
+        cores = min(cores, math.ceil(quota / period))
+    return cores
 
 
 class Cores:
