@@ -51,7 +51,7 @@ class _Commands(click.Group):
             sys.exit(error.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run; Ctrl-C ends it at once. `train` and `semi`, which save their state first, do not come here with one."""
+        """Run; Ctrl-C ends it at once (but for `train` and `semi`, which take it themselves, to save their state)."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

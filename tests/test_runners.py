@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from conftest import EXAMPLES, fails_in_one_line, run_cli
+from lostgan_export.onnx_export import set_manifest
 from lostgan_serve import cli
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors, empty_batch, output_specs, rows
 from lostgan_serve.errors import ModelError
@@ -20,7 +21,7 @@ from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners import AUTO, RUNNERS, Runner, open_runner
 from lostgan_serve.runners.cores import Cores, Draw, usable_cores
-from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.runners.onnxrt import OnnxRunner, onnx_file
 from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.triton.embedded import RUNNER_VARIABLE
@@ -152,6 +153,14 @@ def test_empty_slots_are_inert_in_openvino(openvino: OpenVinoRunner, tensors: Ar
     assert np.abs(before["image"].astype(int) - after["image"]).max() <= 1
     assert not before["masks"][:, used:].any()
     assert not after["masks"][:, : slots - used].any()
+
+
+def test_openvino_refuses_a_file_whose_manifest_is_of_another_model(tiny_model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(onnx_file(tiny_model).read_bytes())
+    set_manifest(copy, OnnxRunner(tiny_model).manifest.model_copy(update={"slots": 5}))
+    with pytest.raises(ModelError, match=r"model\.onnx: OpenVINO cannot run it; export it again"):
+        OpenVinoRunner(copy)
 
 
 def test_openvino_computes_the_outputs_that_are_wanted(openvino: OpenVinoRunner, tensors: Arrays) -> None:

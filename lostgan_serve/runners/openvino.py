@@ -39,9 +39,12 @@ class OpenVinoRunner:
             raise ModelError(f"{self._path}: truncated or not an ONNX model; export it again ({reason})") from error
         self.manifest = Manifest.from_json(_metadata(self._graph), str(self._path))
         self._inputs = input_specs(self.manifest.slots)
-        # One layout at a time: where the batch is not known before, a layout takes 1.06 to 1.15 times as long.
-        self._graph.reshape({spec.name: [1, *spec.dims] for spec in self._inputs})
-        self._cores = Cores(threads, self._compiled(1, threads), partial(self._compiled, threads, threads))
+        try:
+            # One layout at a time: where the batch is not known before, a layout takes 1.06 to 1.15 times as long.
+            self._graph.reshape({spec.name: [1, *spec.dims] for spec in self._inputs})
+            self._cores = Cores(threads, self._compiled(1, threads), partial(self._compiled, threads, threads))
+        except Exception as error:  # see above
+            raise ModelError(f"{self._path}: OpenVINO cannot run it; export it again ({first_line(error)})") from error
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
         """See `Runner.run`. Raises ModelError where the tensors do not fit the model."""
