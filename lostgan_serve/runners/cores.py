@@ -61,6 +61,7 @@ class Cores:
         return concatenated(drawn)
 
     def close(self) -> None:
-        """Let go of both; what is being drawn is not waited for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Let go of both, once the cores have drawn what they are at. (A thread that ends while the library that it ran
+        lets go of its memory may crash the process.)"""
+        self._pool.shutdown(cancel_futures=True)
         del self._together, self._make_alone, self._alone

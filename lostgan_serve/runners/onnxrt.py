@@ -40,15 +40,14 @@ class OnnxRunner:
             raise ModelError(f"providers: this onnxruntime has no {', '.join(unknown)}; it has {', '.join(known)}")
         threads, chosen = threads or usable_cores(), list(providers or _providers(known))
         session = open_session(path, threads, chosen)
-        self._path = path
         self.provider: str = session.get_providers()[0]
         metadata = session.get_modelmeta().custom_metadata_map
         self.manifest = Manifest.from_json(metadata.get(METADATA_KEY, ""), str(path))
         on_cpu = self.provider == "CPUExecutionProvider"
         self._cores = Cores(
             threads if on_cpu else 1,
-            partial(self._draw, session),
-            lambda: partial(self._draw, open_session(path, 1, chosen)),
+            partial(_draw, path, session),
+            lambda: partial(_draw, path, open_session(path, 1, chosen)),
         )
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
@@ -58,14 +57,6 @@ class OnnxRunner:
     def close(self) -> None:
         """See `Runner.close`."""
         self._cores.close()
-
-    def _draw(self, session: Any, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
-        inputs = {name: tensors[name] for name in INPUT_NAMES}
-        try:
-            arrays = session.run(list(outputs), inputs)
-        except Exception as error:  # onnxruntime's errors share no base class
-            raise ModelError(f"{self._path}: it cannot draw these layouts ({first_line(error)})") from error
-        return dict(zip(outputs, arrays, strict=True))
 
 
 def open_session(path: Path, threads: int, providers: Sequence[str]) -> Any:
@@ -81,7 +72,7 @@ def open_session(path: Path, threads: int, providers: Sequence[str]) -> Any:
     options.enable_mem_pattern = False
     try:
         return ort.InferenceSession(path, options, providers=list(providers))
-    except Exception as error:  # see above
+    except Exception as error:  # onnxruntime's errors share no base class
         reason = first_line(error)
         if "NOT_IMPLEMENTED" in reason:
             raise ModelError(
@@ -89,6 +80,15 @@ def open_session(path: Path, threads: int, providers: Sequence[str]) -> Any:
                 "(--runner openvino) and TensorRT"
             ) from error
         raise ModelError(f"{path}: truncated or not an ONNX model; export it again ({reason})") from error
+
+
+def _draw(path: Path, session: Any, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
+    inputs = {name: tensors[name] for name in INPUT_NAMES}
+    try:
+        arrays = session.run(list(outputs), inputs)
+    except Exception as error:  # see above
+        raise ModelError(f"{path}: it cannot draw these layouts ({first_line(error)})") from error
+    return dict(zip(outputs, arrays, strict=True))
 
 
 def onnx_file(model: str | os.PathLike[str]) -> Path:
