@@ -85,9 +85,9 @@ def bench_formulations(
             PLAIN_TORCH: (_torch, (weights, False)),
             PLAIN_ONNX: (_session, (plain, ("image", "masks"))),
             COMPILED: (_torch, (weights, True)),
-            OURS: (_onnx, (ours,)),
-            OPENVINO: (_openvino, (ours,)),
-            OPENVINO_BF16: (_openvino, (ours_bf16,)),
+            OURS: (_runner, ("onnxrt", ours)),
+            OPENVINO: (_runner, ("openvino", ours)),
+            OPENVINO_BF16: (_runner, ("openvino", ours_bf16)),
         }
         timings = []
         with turns({name: builds[name] for name in (PLAIN_TORCH, PLAIN_ONNX, *candidates)}) as processes:
@@ -217,15 +217,8 @@ def _session(model: Path, outputs: Sequence[str]) -> Callable[[Tensors], object]
     return lambda tensors: session.run(list(outputs), {name: tensors[name] for name in INPUT_NAMES})
 
 
-def _onnx(model: Path) -> Callable[[Tensors], object]:
-    from lostgan_serve.runners.onnxrt import OnnxRunner
+def _runner(name: str, model: Path) -> Callable[[Tensors], object]:
+    from lostgan_serve.runners import open_runner
 
-    runner = OnnxRunner(model)
-    return lambda tensors: runner.run(tensors, OUTPUT_NAMES)
-
-
-def _openvino(model: Path) -> Callable[[Tensors], object]:
-    from lostgan_serve.runners.openvino import OpenVinoRunner
-
-    runner = OpenVinoRunner(model)
+    runner = open_runner(name, model, print)
     return lambda tensors: runner.run(tensors, OUTPUT_NAMES)

@@ -21,11 +21,11 @@ class OnnxRunner:
     """Runs an exported model.onnx.
 
     model: the file, or a model's folder in the repository, whose newest version is taken. threads: CPU threads; by
-    default as many as this process may use. providers: ONNX Runtime's execution providers, best first; by
-    default CUDA where there is an NVIDIA driver, then the CPU. TensorRT's has to be asked for: it builds an engine for
-    the shapes it meets, at every start (`TensorRTRunner` runs one that was built before). provider: the first of those
-    that ONNX Runtime really uses. Raises ModelError where the model is missing, truncated or was not exported by
-    lostgan-serve, or a provider is unknown, and MissingExtraError without onnxruntime.
+    default as many as this process may use. providers: ONNX Runtime's execution providers, best first; by default CUDA
+    where there is an NVIDIA driver, then the CPU. TensorRT's has to be asked for: it builds an engine for the shapes it
+    meets, at every start (`TensorRTRunner` runs one that was built before). provider: the first of those that ONNX
+    Runtime really uses. Raises ModelError where the model is missing, truncated or was not exported by lostgan-serve,
+    or a provider is unknown, and MissingExtraError without onnxruntime.
     """
 
     concurrency = 1  # one batch already uses every thread

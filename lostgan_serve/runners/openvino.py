@@ -20,11 +20,11 @@ class OpenVinoRunner:
     """Runs an exported model.onnx.
 
     model: the file, or a model's folder in the repository, whose newest version is taken. threads: CPU threads; by
-    default as many as this process may use. Every operation is computed in the type that it has in the file
-    (bf16 only where the CPU has it). OpenVINO's own default, bf16 for all of an fp32 file on such a CPU, spoils
-    geometry and norms too: 40 dB and 99.5% of the object map, where the file of `export --precision bf16` has 53 dB and
-    99.97% and takes the same time. Raises ModelError where the model is missing, truncated or was not exported by
-    lostgan-serve, and MissingExtraError without openvino.
+    default as many as this process may use. Every operation is computed in the type that it has in the file (bf16 only
+    where the CPU has it). OpenVINO's own default, bf16 for all of an fp32 file on such a CPU, spoils geometry and norms
+    too: 40 dB and 99.5% of the object map, where the file of `export --precision bf16` has 53 dB and 99.97% and takes
+    the same time. Raises ModelError where the model is missing, truncated or was not exported by lostgan-serve, and
+    MissingExtraError without openvino.
     """
 
     concurrency = 1  # one batch already uses every thread
