@@ -30,7 +30,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Hour:
-    """A time of day. top, bottom: the sky's colours. tint, haze, strength: see Light. sun: its colour, if any."""
+    """A time of day. top, bottom: the sky's colours. tint, haze, strength: see Light. sun: its colour, if any. low:
+    whether the sun stands near the horizon."""
 
     top: Color
     bottom: Color
@@ -38,6 +39,7 @@ class _Hour:
     haze: Color
     strength: float
     sun: Color | None = None
+    low: bool = False
     night: bool = False
 
 
@@ -59,8 +61,8 @@ class _Crowd:
 _HOURS = (
     _Hour((0.30, 0.55, 0.88), (0.78, 0.89, 0.96), (1.0, 1.0, 0.98), (0.75, 0.85, 0.93), 0.8, sun=(1.0, 0.93, 0.62)),
     _Hour((0.42, 0.66, 0.90), (0.90, 0.94, 0.95), (1.0, 0.99, 0.94), (0.84, 0.90, 0.93), 0.7, sun=(1.0, 0.95, 0.70)),
-    _Hour((0.33, 0.36, 0.62), (0.98, 0.66, 0.42), (1.0, 0.84, 0.70), (0.92, 0.66, 0.52), 0.9, sun=(1.0, 0.70, 0.35)),
-    _Hour((0.62, 0.52, 0.70), (0.99, 0.80, 0.66), (0.98, 0.88, 0.84), (0.90, 0.76, 0.72), 0.7, sun=(1.0, 0.80, 0.60)),
+    _Hour((0.33, 0.36, 0.62), (0.98, 0.66, 0.42), (1.0, 0.84, 0.70), (0.92, 0.66, 0.52), 0.9, (1.0, 0.70, 0.35), low=True),
+    _Hour((0.62, 0.52, 0.70), (0.99, 0.80, 0.66), (0.98, 0.88, 0.84), (0.90, 0.76, 0.72), 0.7, (1.0, 0.80, 0.60), low=True),
     _Hour((0.60, 0.65, 0.71), (0.82, 0.84, 0.86), (0.86, 0.88, 0.90), (0.78, 0.80, 0.83), 0.35),
     _Hour((0.04, 0.06, 0.17), (0.16, 0.20, 0.38), (0.52, 0.57, 0.78), (0.15, 0.19, 0.35), 0.6, night=True),
 )
@@ -259,18 +261,27 @@ _KINDS: dict[str, Callable[[Canvas, _Hour], None]] = {
 
 
 def _heavens(canvas: Canvas, hour: _Hour, horizon: float) -> float | None:
-    """Sky, and what is in it. Returns the x of the sun or moon, if it shows."""
+    """Sky, and what is in it. Returns the x of the sun or moon, if it shows.
+
+    The layout decides the light, or no network could learn it: every night has a moon, a low sun always shows, a high
+    sun shows or is out of the picture, and two clouds without a sun mean a grey day.
+    """
     rng = canvas.rng
     paint.sky(canvas, hour.top, hour.bottom, horizon + 0.03)
+    clouds, places = int(rng.integers(0, 3)), np.array([0.2, 0.55, 0.85])
     light_x = None
-    if (hour.night or hour.sun is not None) and rng.random() < (0.85 if hour.night else 0.55):
+    if hour.night or hour.low or (hour.sun is not None and rng.random() < 0.55):
         light_x = float(0.5 + canvas.light.side * rng.uniform(0.08, 0.38))
-        place, radius = (light_x, rng.uniform(0.10, max(0.12, 0.6 * horizon))), rng.uniform(0.05, 0.085)
+        heights = (0.55, 0.72) if hour.low else (0.25, 0.42)
+        place, radius = (light_x, max(0.10, rng.uniform(*heights) * horizon)), rng.uniform(0.055, 0.085)
         if hour.sun is not None:
             paint.sun(canvas, place, radius, hour.sun)
         else:
             paint.moon(canvas, place, radius, rng.random() < 0.6)
-    for x in rng.permutation([0.2, 0.55, 0.85])[: rng.integers(0, 3)]:
+        places = places[np.abs(places - light_x) > 0.25]  # a cloud would hide it
+    else:
+        clouds = min(clouds, 1) if hour.sun is not None else 2
+    for x in rng.permutation(places)[:clouds]:
         place = (x + rng.uniform(-0.1, 0.1), rng.uniform(0.09, max(0.1, 0.55 * horizon)))
         paint.cloud(canvas, place, rng.uniform(0.22, 0.46))
     if rng.random() < 0.25:

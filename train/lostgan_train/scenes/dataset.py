@@ -33,7 +33,7 @@ from lostgan_train.scenes.compose import Scene, draw_scene
 
 Json: TypeAlias = dict[str, Any]
 
-DRAWING = 1
+DRAWING = 2
 """Raise it whenever a seed draws another picture than before: folders of one drawing are not completed by another."""
 
 STUFF = ("sky", "mountain", "hill", "forest", "sea", "lake", "grass", "field", "sand", "snow", "road")
