@@ -49,7 +49,7 @@ def golden() -> Callable[[str], Arrays]:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained v2-128 generator with ch 4 and the scenes vocabulary."""
-    from lostgan_train.checkpoint import random_checkpoint, save_checkpoint
+    from lostgan_train.networks.checkpoint import random_checkpoint, save_checkpoint
 
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     save_checkpoint(path, random_checkpoint("v2-128", Vocabulary.built_in("scenes"), seed=0, ch=4))

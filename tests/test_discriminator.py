@@ -12,8 +12,8 @@ import torch
 from conftest import Arrays
 from lostgan_export.baseline import write_as_the_paper
 from lostgan_serve.contract import BACKGROUND_BOX, PAD_BOX
-from lostgan_train.discriminator import Discriminator
-from lostgan_train.generator import initialize
+from lostgan_train.networks.discriminator import Discriminator
+from lostgan_train.networks.generator import initialize
 from official_state import official_state
 
 _NAMES = {  # the original's names of our modules

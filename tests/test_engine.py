@@ -23,8 +23,8 @@ from lostgan_serve.manifest import MANIFEST_FILE, Manifest, Precision
 from lostgan_serve.runners import tensorrt
 from lostgan_serve.runners.tensorrt import ENGINE_FILE, PLAN_FILE, Device, Engine, Target, TensorRTRunner
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.checkpoint import random_checkpoint, save_checkpoint
-from lostgan_train.generator import WIDTHS
+from lostgan_train.networks.checkpoint import random_checkpoint, save_checkpoint
+from lostgan_train.networks.generator import WIDTHS
 
 RTX: Target = "tensorrt-rtx"
 GPU = Device("a GPU", "8.6")

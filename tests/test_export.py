@@ -31,7 +31,7 @@ from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.triton import repository
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
-from lostgan_train.checkpoint import Checkpoint, random_checkpoint, save_checkpoint
+from lostgan_train.networks.checkpoint import Checkpoint, random_checkpoint, save_checkpoint
 
 SLOTS = 4
 

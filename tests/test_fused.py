@@ -17,8 +17,8 @@ from lostgan_export.baseline import as_the_paper_writes, fold_spectral_norms
 from lostgan_export.fused import FusedGenerator, fuse
 from lostgan_serve.contract import BACKGROUND_BOX, INPUT_NAMES, MAX_SLOTS, NO_OBJECT, PAD_BOX, Array, empty_batch
 from lostgan_serve.manifest import Precision
-from lostgan_train.generator import WIDTHS, Generator, GeneratorConfig, initialize, resize
-from lostgan_train.official import convert_official
+from lostgan_train.networks.generator import WIDTHS, Generator, GeneratorConfig, initialize, resize
+from lostgan_train.networks.importer import convert_official
 from official_state import official_state
 
 LABELS = 9

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from conftest import Arrays, Cli, fails_in_one_line
 from lostgan_serve.errors import CheckpointError
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
-from lostgan_train.generator import GeneratorConfig
-from lostgan_train.official import convert_official, load_official, read_official
+from lostgan_train.networks.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
+from lostgan_train.networks.generator import GeneratorConfig
+from lostgan_train.networks.importer import convert_official, load_official, read_official
 from official_state import official_state
 
 Shapes = dict[str, dict[str, list[int]]]

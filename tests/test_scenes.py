@@ -20,8 +20,8 @@ from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from conftest import ROOT, Cli, fails_in_one_line
 from lostgan_serve.errors import OutputError
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.scenes import dataset
-from lostgan_train.scenes.compose import LEAST_SHARE, Scene, draw_scene
+from lostgan_train.synthetic import dataset
+from lostgan_train.synthetic.compose import LEAST_SHARE, Scene, draw_scene
 
 SIDE_PX = 32
 
@@ -133,7 +133,7 @@ def test_an_interrupted_command_goes_on_and_ends_in_the_same_files(folder: Path,
 _INTERRUPTED = """
 import os, signal, sys
 from lostgan_serve.cli import main
-from lostgan_train.scenes import dataset
+from lostgan_train.synthetic import dataset
 
 write_file = dataset.write_file
 def write_and_interrupt(path, data):

@@ -23,10 +23,10 @@ from lostgan_serve.errors import CheckpointError, DataError, TrainingError
 from lostgan_train import distributed, semi
 from lostgan_train.cli import semi as command
 from lostgan_train.data import Batch, Example, LayoutDataset, Source, open_data
-from lostgan_train.discriminator import Scores
 from lostgan_train.losses import adversarial_loss, discriminator_loss
-from lostgan_train.scenes.dataset import write_dataset
+from lostgan_train.networks.discriminator import Scores
 from lostgan_train.semi import DETECTOR_FILE, LABELS_FILE, DetectorTrainer, SemiConfig, complete, label, measure, split
+from lostgan_train.synthetic.dataset import write_dataset
 from lostgan_train.trainer import LOG_FILE, MOST_SKIPS
 
 CONFIG = SemiConfig(threshold=0.002, detector_steps=3, detector_batch=2)  # an untrained detector is sure of nothing

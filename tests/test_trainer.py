@@ -26,13 +26,13 @@ from conftest import Cli, fails_in_one_line
 from lostgan_serve.errors import CheckpointError, TrainingError
 from lostgan_serve.manifest import Precision
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lostgan_train.data import Source, open_data
-from lostgan_train.generator import GeneratorConfig
 from lostgan_train.losses import PerceptualLoss
-from lostgan_train.official import convert_official
+from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lostgan_train.networks.generator import GeneratorConfig
+from lostgan_train.networks.importer import convert_official
 from lostgan_train.progress import progress
-from lostgan_train.scenes.dataset import write_dataset
+from lostgan_train.synthetic.dataset import write_dataset
 from lostgan_train.trainer import BOARD_FOLDER, LOG_FILE, MOST_SKIPS, Component, TrainConfig, Trainer
 from official_state import official_state
 

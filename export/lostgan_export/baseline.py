@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lostgan_export.fused import fold_conv, fold_linear
-from lostgan_train.discriminator import DiscriminatorBlock
-from lostgan_train.generator import (
+from lostgan_train.networks.discriminator import DiscriminatorBlock
+from lostgan_train.networks.generator import (
     ISLA_EPS,
     MASK_MAP_SIDE,
     PYRAMID_SIDES,

@@ -64,11 +64,11 @@ def bench_formulations(
 ) -> list[Timing]:
     """Time the paper's formulation and `candidates`, each in a process of its own.
 
-    source: a `lostgan_train.checkpoint.Checkpoint`. Raises LostganError where a candidate cannot run here.
+    source: a `lostgan_train.networks.checkpoint.Checkpoint`. Raises LostganError where a candidate cannot run here.
     """
     from lostgan_export.arithmetic import matmul_peak, multiply_adds
     from lostgan_serve.runners.openvino import computes_bf16
-    from lostgan_train.checkpoint import save_checkpoint
+    from lostgan_train.networks.checkpoint import save_checkpoint
 
     with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
         bf16 = OPENVINO_BF16 in candidates
@@ -196,7 +196,7 @@ def _torch(weights: Path, compiled: bool) -> Callable[[Tensors], object]:
     import torch
 
     from lostgan_export.baseline import as_the_paper_writes
-    from lostgan_train.checkpoint import load_checkpoint
+    from lostgan_train.networks.checkpoint import load_checkpoint
 
     torch.set_num_threads(usable_cores())
     generator = load_checkpoint(weights).generator

@@ -73,8 +73,8 @@ def training_table(rows: list[StepTiming]) -> list[str]:
 
 
 def _scenes(folder: Path, variant: str, count: int) -> Path:
-    from lostgan_train.generator import GeneratorConfig
-    from lostgan_train.scenes.dataset import write_dataset
+    from lostgan_train.networks.generator import GeneratorConfig
+    from lostgan_train.synthetic.dataset import write_dataset
 
     # some are passed over for the number of their objects
     write_dataset(folder, count + 4, GeneratorConfig(variant, num_labels=1).resolution, workers=1)

@@ -21,7 +21,7 @@ from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 if TYPE_CHECKING:
     from lostgan_serve.manifest import Precision
     from lostgan_serve.runners.tensorrt import Target
-    from lostgan_train.checkpoint import Checkpoint
+    from lostgan_train.networks.checkpoint import Checkpoint
 
 DEFAULT_VARIANTS = {64: "v1-64", 128: "v2-128", 256: "v2-256", 512: "v2-512"}
 """The variant that stands for each resolution where no checkpoint says which."""
@@ -262,7 +262,7 @@ def _add_engine(folder: Path, target: Target) -> None:
 
 def _load(path: Path, resolution: int, *, bundled: bool = False) -> Checkpoint:
     """A checkpoint of that resolution. Raises CheckpointError."""
-    from lostgan_train.checkpoint import load_checkpoint
+    from lostgan_train.networks.checkpoint import load_checkpoint
 
     if bundled and not path.is_file():
         raise CheckpointError(
@@ -277,7 +277,7 @@ def _load(path: Path, resolution: int, *, bundled: bool = False) -> Checkpoint:
 
 
 def _random(resolution: int, vocabulary: str, seed: int) -> Checkpoint:
-    from lostgan_train.checkpoint import random_checkpoint
+    from lostgan_train.networks.checkpoint import random_checkpoint
 
     return random_checkpoint(DEFAULT_VARIANTS[resolution], Vocabulary.built_in(vocabulary), seed)
 

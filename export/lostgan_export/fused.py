@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lostgan_serve.manifest import Precision
-from lostgan_train.generator import (
+from lostgan_train.networks.generator import (
     ISLA_EPS,
     MASK_MAP_SIDE,
     MASK_SIDE,

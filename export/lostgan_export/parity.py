@@ -19,7 +19,7 @@ from lostgan_serve.runners import Runner
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.generator import Generator, resize
+from lostgan_train.networks.generator import Generator, resize
 
 IMAGE_TOLERANCE = 1
 """Levels of 255 at the worst pixel: values near a half are rounded either way."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import masks_to_boxes, roi_align
 
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.scenes.compose import Scene, draw_scene
+from lostgan_train.synthetic.compose import Scene, draw_scene
 
 CROP_PX = 32
 EPOCHS = 6

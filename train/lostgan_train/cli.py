@@ -31,9 +31,9 @@ def import_weights(weights: Path, variant: str, vocabulary: str, output: Path) -
     The file is read without unpickling anything but tensors.
     """
     require("torch", "export")
-    from lostgan_train.checkpoint import Checkpoint, save_checkpoint
-    from lostgan_train.generator import GeneratorConfig
-    from lostgan_train.official import load_official
+    from lostgan_train.networks.checkpoint import Checkpoint, save_checkpoint
+    from lostgan_train.networks.generator import GeneratorConfig
+    from lostgan_train.networks.importer import load_official
 
     labels = Vocabulary.built_in(vocabulary)
     generator = load_official(weights, GeneratorConfig(variant, len(labels)))
@@ -55,7 +55,7 @@ def scenes(out: Path, count: int, res: int, first_seed: int, workers: int | None
     The same seeds give the same files. A run that was interrupted goes on where it stopped.
     """
     require("pycocotools", "train")
-    from lostgan_train.scenes.dataset import write_dataset
+    from lostgan_train.synthetic.dataset import write_dataset
 
     with click.progressbar(length=count, label="drawing", file=sys.stderr, show_pos=True) as bar:
         write_dataset(out, count, res, first_seed, workers, bar.update)
@@ -236,9 +236,9 @@ def evaluate(checkpoint: Path, count: int, training_scenes: int, sheet: Path | N
     for module in ("torch", "torchvision", "pycocotools"):
         require(module, "train")
     from lostgan_serve.files import write_file
-    from lostgan_train.checkpoint import load_checkpoint
     from lostgan_train.classifier import EPOCHS, draw_crops, train_classifier, training_side
     from lostgan_train.evaluate import evaluation_sheet, repeats, score_layouts
+    from lostgan_train.networks.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint)
     if loaded.vocabulary.name != "scenes":

@@ -17,11 +17,11 @@ from lostgan_serve.images import contact_sheet, encode
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import Result, to_tensors
-from lostgan_train.checkpoint import Checkpoint
 from lostgan_train.classifier import Confusion, boxes_of, crop, drawn, ids_of, recognise
-from lostgan_train.generator import object_map, resize, to_pixels
-from lostgan_train.scenes.compose import Scene
-from lostgan_train.scenes.dataset import MOST_SEEDS
+from lostgan_train.networks.checkpoint import Checkpoint
+from lostgan_train.networks.generator import object_map, resize, to_pixels
+from lostgan_train.synthetic.compose import Scene
+from lostgan_train.synthetic.dataset import MOST_SEEDS
 
 FIRST_HELD_OUT_SEED = 50_000_000
 """Scenes from here on are for evaluation; training sets are drawn from below."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg19
 
 from lostgan_serve.errors import CheckpointError
-from lostgan_train.discriminator import Scores
+from lostgan_train.networks.discriminator import Scores
 
 IMAGE_WEIGHT = 0.1  # lambda of equations 11 and 13
 PERCEPTUAL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)

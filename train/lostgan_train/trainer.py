@@ -26,12 +26,12 @@ from lostgan_serve.errors import CheckpointError, TrainingError
 from lostgan_serve.files import write_file, writing
 from lostgan_serve.manifest import Precision
 from lostgan_train import distributed
-from lostgan_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lostgan_train.data import Batch, LayoutDataset, Source, batches_of
-from lostgan_train.discriminator import Discriminator
-from lostgan_train.generator import Generator, GeneratorConfig, Norm, initialize
 from lostgan_train.losses import PerceptualLoss, adversarial_loss, discriminator_loss
-from lostgan_train.official import mask_classes
+from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lostgan_train.networks.discriminator import Discriminator
+from lostgan_train.networks.generator import Generator, GeneratorConfig, Norm, initialize
+from lostgan_train.networks.importer import mask_classes
 from lostgan_train.progress import progress
 from lostgan_train.sheets import curves, sample_sheet
 from lostgan_train.signals import stop_on_signals

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torchvision.ops import roi_align
 
 from lostgan_serve.contract import IMAGE_LABEL
-from lostgan_train.generator import PIXELS_WORTH_IT, spectral_conv, spectral_linear
+from lostgan_train.networks.generator import PIXELS_WORTH_IT, spectral_conv, spectral_linear
 
 ROI_SIDE = 8
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lostgan_train.scenes import elements as paint
-from lostgan_train.scenes.canvas import Canvas, Color, Light
+from lostgan_train.synthetic import elements as paint
+from lostgan_train.synthetic.canvas import Canvas, Color, Light
 
 LEAST_SHARE = 0.003
 """Of the picture that an object must show to count; what is smaller, or hidden, is painted but not annotated."""
@@ -61,8 +61,12 @@ class _Crowd:
 _HOURS = (
     _Hour((0.30, 0.55, 0.88), (0.78, 0.89, 0.96), (1.0, 1.0, 0.98), (0.75, 0.85, 0.93), 0.8, sun=(1.0, 0.93, 0.62)),
     _Hour((0.42, 0.66, 0.90), (0.90, 0.94, 0.95), (1.0, 0.99, 0.94), (0.84, 0.90, 0.93), 0.7, sun=(1.0, 0.95, 0.70)),
-    _Hour((0.33, 0.36, 0.62), (0.98, 0.66, 0.42), (1.0, 0.84, 0.70), (0.92, 0.66, 0.52), 0.9, (1.0, 0.70, 0.35), low=True),
-    _Hour((0.62, 0.52, 0.70), (0.99, 0.80, 0.66), (0.98, 0.88, 0.84), (0.90, 0.76, 0.72), 0.7, (1.0, 0.80, 0.60), low=True),
+    _Hour(
+        (0.33, 0.36, 0.62), (0.98, 0.66, 0.42), (1.0, 0.84, 0.70), (0.92, 0.66, 0.52), 0.9, (1.0, 0.70, 0.35), low=True
+    ),
+    _Hour(
+        (0.62, 0.52, 0.70), (0.99, 0.80, 0.66), (0.98, 0.88, 0.84), (0.90, 0.76, 0.72), 0.7, (1.0, 0.80, 0.60), low=True
+    ),
     _Hour((0.60, 0.65, 0.71), (0.82, 0.84, 0.86), (0.86, 0.88, 0.90), (0.78, 0.80, 0.83), 0.35),
     _Hour((0.04, 0.06, 0.17), (0.16, 0.20, 0.38), (0.52, 0.57, 0.78), (0.15, 0.19, 0.35), 0.6, night=True),
 )

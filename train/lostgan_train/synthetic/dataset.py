@@ -29,7 +29,7 @@ from pycocotools import mask as rle  # type: ignore[import-untyped]
 from lostgan_serve.errors import OutputError
 from lostgan_serve.files import write_file, writing
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.scenes.compose import Scene, draw_scene
+from lostgan_train.synthetic.compose import Scene, draw_scene
 
 Json: TypeAlias = dict[str, Any]
 

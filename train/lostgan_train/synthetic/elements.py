@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lostgan_train.scenes.canvas import Canvas, Color, Floats, Point
+from lostgan_train.synthetic.canvas import Canvas, Color, Floats, Point
 
 _GLASS = (0.62, 0.76, 0.85)
 _CREAM = (0.95, 0.94, 0.91)

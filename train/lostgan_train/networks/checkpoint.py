@@ -18,7 +18,7 @@ from lostgan_serve.errors import CheckpointError, VocabularyError
 from lostgan_serve.files import write_file
 from lostgan_serve.manifest import Manifest, Precision
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.generator import Generator, GeneratorConfig, initialize
+from lostgan_train.networks.generator import Generator, GeneratorConfig, initialize
 
 _FORMAT = "lostgan-serve generator 1"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lostgan_serve.errors import CheckpointError
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.generator import PYRAMID_SIDES, Generator, GeneratorConfig
+from lostgan_train.networks.generator import PYRAMID_SIDES, Generator, GeneratorConfig
 
 _LEAVES = {
     "parametrizations.weight.original": "weight_orig",
