@@ -39,7 +39,7 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_dataset(folder, 17, 64, workers=1)  # one of them is dropped
+    write_dataset(folder, 18, 64, workers=1)  # two of them are dropped
     return folder
 
 
