@@ -44,7 +44,8 @@ class Manifest(BaseModel):
 
     variant: a LostGAN variant such as "v2-512". resolution: image side in px. slots: object slots. max_batch: the
     largest batch a server forms. weights: "trained", or "untrained" for random ones. checkpoint_sha256: of the file
-    the weights came from; None for random weights. seed: of random weights. tools: versions of what made the file.
+    the weights came from; None for random weights. seed: of random weights. tools: versions of the programs that made
+    the file. mask_stages: the last stage of the generator that refines masks, 0 for none; None stands for all stages.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -55,6 +56,7 @@ class Manifest(BaseModel):
     max_batch: int = Field(ge=1)
     vocabulary: Vocabulary
     precision: Precision = "fp32"
+    mask_stages: int | None = Field(default=None, ge=0)
     weights: Literal["trained", "untrained"]
     seed: int | None = None
     checkpoint_sha256: str | None = None

@@ -1,19 +1,30 @@
-"""The discriminators against the original's outputs, and what their scores may depend on."""
+"""The discriminators against the original's outputs, what their scores may depend on, and their checkpoints."""
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from conftest import Arrays
-from lostgan_export.baseline import write_as_the_paper
 from lostgan_serve.contract import BACKGROUND_BOX, PAD_BOX
-from lostgan_train.networks.discriminator import Discriminator
-from lostgan_train.networks.generator import initialize
+from lostgan_serve.errors import CheckpointError
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.networks.blocks import DiscriminatorBlock
+from lostgan_train.networks.checkpoint import (
+    DiscriminatorCheckpoint,
+    load_checkpoint,
+    load_discriminator,
+    random_checkpoint,
+    save_checkpoint,
+    save_discriminator,
+)
+from lostgan_train.networks.discriminator import Discriminator, DiscriminatorConfig
+from lostgan_train.networks.layers import initialize
+from lostgan_train.networks.reference import as_reference
 from official_state import official_state
 
 _NAMES = {  # the original's names of our modules
@@ -39,7 +50,7 @@ def official_key(key: str, resolution: int) -> str:
 def converted(shapes: dict[str, list[int]], resolution: int) -> Discriminator:
     """A discriminator with an official state; every name and shape must fit."""
     state = official_state(shapes)
-    discriminator = Discriminator(resolution, num_labels=184)
+    discriminator = Discriminator(DiscriminatorConfig(resolution, num_labels=184))
     ours = {key: official_key(key, resolution) for key in discriminator.state_dict()}
     assert sorted(ours.values()) == sorted(state)
     discriminator.load_state_dict({key: torch.from_numpy(state[theirs]) for key, theirs in ours.items()})
@@ -49,7 +60,7 @@ def converted(shapes: dict[str, list[int]], resolution: int) -> Discriminator:
 @pytest.mark.parametrize("resolution", [64, 128, 256])
 def test_every_official_name_has_its_place(resolution: int, official_shapes: dict[str, dict[str, list[int]]]) -> None:
     shapes = official_shapes[f"discriminator_{resolution}"]
-    discriminator = Discriminator(resolution, num_labels=184)
+    discriminator = Discriminator(DiscriminatorConfig(resolution, num_labels=184))
     ours = {official_key(key, resolution): list(value.shape) for key, value in discriminator.state_dict().items()}
     assert ours == shapes
 
@@ -71,7 +82,7 @@ def test_golden_parity(official_shapes: dict[str, dict[str, list[int]]], golden:
 @pytest.mark.parametrize("resolution", [64, 128, 256, 512])
 def test_empty_slots_and_the_background_are_not_judged(resolution: int) -> None:
     torch.manual_seed(0)
-    discriminator = Discriminator(resolution, num_labels=5, ch=2).eval()
+    discriminator = Discriminator(DiscriminatorConfig(resolution, num_labels=5, ch=2)).eval()
     image = torch.rand(2, 3, resolution, resolution) * 2 - 1
     labels = torch.tensor([[1, 2, 0, 0], [3, 0, 0, 0]])
     boxes = torch.tensor([PAD_BOX]).repeat(2, 4, 1)
@@ -89,17 +100,78 @@ def test_empty_slots_and_the_background_are_not_judged(resolution: int) -> None:
 
 def test_there_is_none_for_other_sizes() -> None:
     with pytest.raises(ValueError, match="64, 128, 256, 512"):
-        Discriminator(100, num_labels=5)
+        DiscriminatorConfig(100, num_labels=5)
+    with pytest.raises(ValueError, match="must be positive"):
+        DiscriminatorConfig(64, num_labels=5, ch=0)
 
 
 @pytest.mark.parametrize("resolution", [64, 128, 256, 512])
-def test_the_straightforward_formulation_judges_alike(resolution: int) -> None:
+def test_the_reference_judges_alike(resolution: int) -> None:
     rng = torch.Generator().manual_seed(0)
-    ours = Discriminator(resolution, num_labels=5, ch=2)
+    ours = Discriminator(DiscriminatorConfig(resolution, num_labels=5, ch=2))
     initialize(ours, seed=0)
-    plain = copy.deepcopy(ours.eval())
-    write_as_the_paper(plain)
+    reference = as_reference(ours.eval())
+    assert DiscriminatorBlock not in {type(module) for module in reference.modules()}
     image = torch.randn(2, 3, resolution, resolution, generator=rng)
     labels, boxes = torch.tensor([[1, 2], [3, 4]]), torch.tensor([[[0.1, 0.1, 0.2, 0.3], [0, 0, 1, 1.0]]] * 2)
-    for one, other in zip(ours(image, labels, boxes), plain(image, labels, boxes), strict=True):
+    for one, other in zip(ours(image, labels, boxes), reference(image, labels, boxes), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def a_checkpoint() -> DiscriminatorCheckpoint:
+    vocabulary = Vocabulary.built_in("scenes")
+    discriminator = Discriminator(DiscriminatorConfig(64, len(vocabulary), ch=2))
+    initialize(discriminator, seed=0)
+    return DiscriminatorCheckpoint(discriminator, vocabulary)
+
+
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 0.0), (True, 1e-3)])
+def test_a_checkpoint_carries_everything(half: bool, tolerance: float, tmp_path: Path) -> None:
+    saved = a_checkpoint()
+    save_discriminator(tmp_path / "a", saved, half=half)
+    loaded = load_discriminator(tmp_path / "a")
+    assert loaded.discriminator.config == saved.discriminator.config
+    assert loaded.vocabulary == saved.vocabulary
+    assert not loaded.discriminator.training
+    theirs = loaded.discriminator.state_dict()
+    assert list(theirs) == list(saved.discriminator.state_dict())
+    for key, value in saved.discriminator.state_dict().items():
+        torch.testing.assert_close(theirs[key], value, rtol=tolerance, atol=tolerance / 1000)
+
+
+def test_broken_checkpoints_are_named(tmp_path: Path) -> None:
+    save_discriminator(tmp_path / "whole", a_checkpoint())
+    whole = (tmp_path / "whole").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:-1000])
+    (tmp_path / "text").write_text("not a checkpoint")
+    (tmp_path / "damaged").write_bytes(whole.replace(b'resolution\\": 64', b'resolution\\": 65'))
+    (tmp_path / "other").write_bytes(whole.replace(b'ch\\": 2', b'ch\\": 3'))
+    words = {
+        "none": "no such checkpoint; `lostgan-serve train` makes one",
+        "cut": "truncated",
+        "text": "not a safetensors file",
+        "damaged": "metadata is damaged .no discriminator of 65 px",
+        "other": "do not fit its own config",
+    }
+    for name, word in words.items():
+        with pytest.raises(CheckpointError, match=rf"{name}: .*{word}") as caught:
+            load_discriminator(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    checkpoint = a_checkpoint()
+    with torch.no_grad():
+        checkpoint.discriminator.image_score.bias[0] = float("nan")
+    save_discriminator(tmp_path / "nan", checkpoint)
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_discriminator(tmp_path / "nan")
+
+
+def test_the_two_kinds_of_checkpoint_are_not_mixed_up(tmp_path: Path) -> None:
+    save_discriminator(tmp_path / "discriminator", a_checkpoint())
+    save_checkpoint(tmp_path / "generator", random_checkpoint("v1-64", Vocabulary.built_in("scenes"), seed=0, ch=1))
+    with pytest.raises(CheckpointError, match=r"not one of lostgan-serve's discriminators .*generator 1"):
+        load_discriminator(tmp_path / "generator")
+    with pytest.raises(CheckpointError, match=r"not one of lostgan-serve's generators .*discriminator 1"):
+        load_checkpoint(tmp_path / "discriminator")

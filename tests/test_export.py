@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from conftest import run_cli
+from conftest import fails_in_one_line, run_cli
 from lostgan_export import bench_formulations as formulations
 from lostgan_export import cli, parity
 from lostgan_export.arithmetic import multiply_adds
@@ -31,7 +31,7 @@ from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.triton import repository
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
-from lostgan_train.networks.checkpoint import Checkpoint, random_checkpoint, save_checkpoint
+from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint, random_checkpoint, save_checkpoint
 
 SLOTS = 4
 
@@ -194,6 +194,36 @@ def test_export_command(tmp_path: Path, checkpoint_file: Path) -> None:
 
     assert invoke(*arguments, "--replace").exit_code == 0
     assert not (tmp_path / "lostgan_64" / "2").exists()
+
+
+def test_mask_stages_are_in_the_graph_and_in_the_manifest(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    arguments = ("--res", 128, "--checkpoint", tiny_checkpoint, "--repository", tmp_path, "--mask-stages", 1)
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    runner = OnnxRunner(tmp_path / "lostgan_128")
+    assert runner.manifest.mask_stages == 1
+    generator = load_checkpoint(tiny_checkpoint).generator
+    parity.check(parity.measure(runner, generator))
+    runner.manifest = runner.manifest.model_copy(update={"mask_stages": None})
+    with pytest.raises(ParityError, match=r"masks by \d"):
+        parity.check(parity.measure(runner, generator))
+
+
+def test_a_mask_stage_that_does_not_exist(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    for stage in (5, -1):
+        arguments = ("--checkpoint", tiny_checkpoint, "--repository", tmp_path / "x", "--mask-stages", stage)
+        fails_in_one_line(
+            run_cli("export", "--res", 128, *arguments),
+            [f"--mask-stages: v2-128 refines masks in 4 stages; give 0 to 4, not {stage}"],
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_manifest_of_an_older_version_refines_masks_in_all_stages() -> None:
+    _, manifest = tiny()
+    older = json.loads(manifest.to_json())
+    del older["mask_stages"]
+    assert Manifest.from_json(json.dumps(older), "older").mask_stages is None
 
 
 @pytest.mark.parametrize("error", [ParityError("no"), KeyboardInterrupt()])
@@ -371,10 +401,10 @@ def test_bench_command(tmp_path: Path, checkpoint_file: Path) -> None:
     content = json.loads(report.read_text())
     assert content["machine"]["cores"] >= 1
     measured = {(row["candidate"], row["batch"]) for row in content["in_process"]}
-    names = (formulations.PLAIN_TORCH, formulations.PLAIN_ONNX, formulations.OURS)
+    names = (formulations.REFERENCE_TORCH, formulations.REFERENCE_ONNX, formulations.OURS)
     assert measured == {(name, n) for name in names for n in (1, 2)}
     shares = {row["candidate"]: row["share_of_peak"] for row in content["in_process"]}
-    assert shares[formulations.PLAIN_TORCH] is None
+    assert shares[formulations.REFERENCE_TORCH] is None
     assert 0 < shares[formulations.OURS] < 1.2
     assert Image.open(plot).width > 500
     assert all(row["seconds_per_image"] > 0 for row in content["in_process"])

@@ -13,12 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import Arrays
-from lostgan_export.baseline import as_the_paper_writes, fold_spectral_norms
+from lostgan_export.folding import fold_spectral_norms
 from lostgan_export.fused import FusedGenerator, fuse
 from lostgan_serve.contract import BACKGROUND_BOX, INPUT_NAMES, MAX_SLOTS, NO_OBJECT, PAD_BOX, Array, empty_batch
 from lostgan_serve.manifest import Precision
-from lostgan_train.networks.generator import WIDTHS, Generator, GeneratorConfig, initialize, resize
+from lostgan_train.networks.blocks import ResBlock
+from lostgan_train.networks.generator import WIDTHS, Generator, GeneratorConfig
 from lostgan_train.networks.importer import convert_official
+from lostgan_train.networks.layers import initialize, resize
+from lostgan_train.networks.masks import MaskHead, PyramidPool
+from lostgan_train.networks.norms import ISLANorm
+from lostgan_train.networks.reference import as_reference
 from official_state import official_state
 
 LABELS = 9
@@ -57,8 +62,8 @@ def generator(kind: str) -> Generator:
 
 
 @cache
-def fused(kind: str) -> FusedGenerator:
-    return fuse(generator(kind))
+def fused(kind: str, mask_stages: int | None = None) -> FusedGenerator:
+    return fuse(generator(kind), mask_stages=mask_stages)
 
 
 def inputs(seed: int, batch: int, slots: int, objects: int) -> dict[str, Tensor]:
@@ -74,9 +79,9 @@ def inputs(seed: int, batch: int, slots: int, objects: int) -> dict[str, Tensor]
     return {name: torch.from_numpy(array) for name, array in tensors.items()}
 
 
-def run(net: nn.Module, tensors: dict[str, Tensor]) -> Any:
+def run(net: nn.Module, tensors: dict[str, Tensor], **options: Any) -> Any:
     with torch.no_grad():
-        return net(*(tensors[name] for name in INPUT_NAMES))
+        return net(*(tensors[name] for name in INPUT_NAMES), **options)
 
 
 def levels(image: Tensor) -> Array:
@@ -84,11 +89,11 @@ def levels(image: Tensor) -> Array:
     return rounded
 
 
-def assert_equal_but_for_rounding(kind: str, tensors: dict[str, Tensor]) -> None:
+def assert_equal_but_for_rounding(kind: str, tensors: dict[str, Tensor], mask_stages: int | None = None) -> None:
     """Few values may fall on the other side of a half, none further."""
     net = generator(kind)
-    expected = run(net, tensors)
-    image, owner, masks = (output.numpy().astype(np.int16) for output in run(fused(kind), tensors))
+    expected = run(net, tensors, mask_stages=mask_stages)
+    image, owner, masks = (output.numpy().astype(np.int16) for output in run(fused(kind, mask_stages), tensors))
     soft = resize(expected.mask_final, net.config.resolution).numpy() * 255
     assert image.std() > 5  # or there would be nothing to compare
     for ours, theirs in ((image, levels(expected.image)), (masks, np.rint(soft))):
@@ -109,6 +114,32 @@ def test_fused_equals_unfused(kind: str, data: st.DataObject) -> None:
     objects = data.draw(st.integers(1, slots))
     tensors = inputs(data.draw(st.integers(0, 2**32)), data.draw(st.integers(1, 3)), slots, objects)
     assert_equal_but_for_rounding(kind, tensors)
+
+
+@pytest.mark.parametrize("kind", ["v2-128", "spade"])
+@pytest.mark.parametrize("mask_stages", range(5))
+def test_fused_refines_masks_in_the_same_stages(kind: str, mask_stages: int) -> None:
+    tensors = inputs(12, 2, 5, 4)
+    assert_equal_but_for_rounding(kind, tensors, mask_stages)
+    assert len(fused(kind, mask_stages).mask_heads) == mask_stages
+    whole, limited = (run(fused(kind, stages), tensors)[2].short() for stages in (None, mask_stages))
+    assert ((whole - limited).abs().max() > 20) == (mask_stages < 4)  # or there would be nothing to compare
+
+
+def test_no_stage_is_refinement_switched_off() -> None:
+    net, tensors = generator("v2-128"), inputs(13, 2, 5, 4)
+    without = Generator(GeneratorConfig(**KINDS["no refinement"], num_labels=LABELS, ch=2, mask_classes=LABELS + 3))
+    names = without.state_dict().keys()
+    without.load_state_dict({name: value for name, value in net.state_dict().items() if name in names})
+    for ours, theirs in zip(run(net, tensors, mask_stages=0)[:3], run(without.eval(), tensors)[:3], strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(run(fused("v2-128", 0), tensors), run(fuse(without), tensors), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_stage_that_does_not_exist_is_not_fused() -> None:
+    with pytest.raises(ValueError, match="v2-128 refines masks in 4 stages; give 0 to 4, not 5"):
+        fuse(generator("v2-128"), mask_stages=5)
 
 
 @pytest.mark.parametrize(("slots", "objects"), [(1, 1), (8, 1), (31, 31), (MAX_SLOTS, MAX_SLOTS)])
@@ -148,7 +179,7 @@ def test_fusing_leaves_the_generator_as_it_is() -> None:
     net = generator("v1-64")
     before = {key: value.clone() for key, value in net.state_dict().items()}
     fuse(net)
-    fold_spectral_norms(as_the_paper_writes(net))
+    fold_spectral_norms(as_reference(net))
     after = net.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -157,15 +188,27 @@ def test_fusing_leaves_the_generator_as_it_is() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("folded", [False, True])
-def test_formulation_of_the_paper_equals_the_generator(kind: str, folded: bool) -> None:
-    plain = as_the_paper_writes(generator(kind))
+@pytest.mark.parametrize("mask_stages", [None, 0])
+def test_reference_equals_the_generator(kind: str, folded: bool, mask_stages: int | None) -> None:
+    reference = as_reference(generator(kind))
     if folded:
-        fold_spectral_norms(plain)
+        fold_spectral_norms(reference)
     tensors = inputs(8, 2, 5, 3)
-    expected = run(generator(kind), tensors)
-    image, _, masks = run(plain, tensors)
-    torch.testing.assert_close(image, expected.image, rtol=0, atol=1e-4)
-    torch.testing.assert_close(masks, expected.mask_final, rtol=0, atol=1e-5)
+    expected = run(generator(kind), tensors, mask_stages=mask_stages)
+    output = run(reference, tensors, mask_stages=mask_stages)
+    torch.testing.assert_close(output.image, expected.image, rtol=0, atol=1e-4)
+    torch.testing.assert_close(output.mask_final, expected.mask_final, rtol=0, atol=1e-5)
+
+
+def test_reference_has_its_own_parts_and_the_same_weights() -> None:
+    net = generator("v2-128")
+    reference = as_reference(net)
+    parts = {type(module) for module in reference.modules()}
+    assert parts.isdisjoint({ISLANorm, ResBlock, MaskHead, PyramidPool})
+    assert not reference.training
+    theirs = reference.state_dict()
+    assert list(theirs) == list(net.state_dict())
+    assert all(torch.equal(value, theirs[key]) for key, value in net.state_dict().items())
 
 
 @pytest.mark.parametrize(("variant", "name"), [("v1-64", "generator_v1_64"), ("v2-128", "generator_v2_128")])
@@ -174,9 +217,9 @@ def test_formulations_equal_the_original(variant: str, name: str, official_shape
     state = {key: torch.from_numpy(np.asarray(value)) for key, value in official_state(official_shapes[name]).items()}
     net = convert_official(state, GeneratorConfig(variant, 184))
     tensors = {key: torch.from_numpy(arrays["boxes_xywh" if key == "boxes" else key]) for key in INPUT_NAMES}
-    image, _, masks = run(as_the_paper_writes(net), tensors)
-    np.testing.assert_allclose(image, arrays["image"], rtol=0, atol=2e-4)
-    np.testing.assert_allclose(masks, arrays["mask_final"].astype(np.float32), rtol=0, atol=1e-3)  # stored as fp16
+    reference = run(as_reference(net), tensors)
+    np.testing.assert_allclose(reference.image, arrays["image"], rtol=0, atol=2e-4)
+    np.testing.assert_allclose(reference.mask_final, arrays["mask_final"].astype(np.float32), rtol=0, atol=1e-3)
     ours = run(fuse(net), tensors)[0].numpy().astype(np.int16)
     assert np.abs(ours - levels(torch.from_numpy(arrays["image"]))).max() <= 1
 

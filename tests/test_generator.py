@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -20,8 +22,9 @@ from conftest import Arrays, Cli, fails_in_one_line
 from lostgan_serve.errors import CheckpointError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.networks.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
-from lostgan_train.networks.generator import GeneratorConfig
+from lostgan_train.networks.generator import Generator, GeneratorConfig
 from lostgan_train.networks.importer import convert_official, load_official, read_official
+from lostgan_train.networks.layers import initialize
 from official_state import official_state
 
 Shapes = dict[str, dict[str, list[int]]]
@@ -280,3 +283,69 @@ def test_half_a_checkpoint_is_nearly_the_same(tmp_path: Path) -> None:
     for name, value in checkpoint.generator.state_dict().items():
         assert loaded[name].dtype == value.dtype
         torch.testing.assert_close(loaded[name], value, rtol=1e-3, atol=1e-6)
+
+
+_WRITES_BOTH = """
+import sys
+from pathlib import Path
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.networks.checkpoint import (
+    DiscriminatorCheckpoint, random_checkpoint, save_checkpoint, save_discriminator
+)
+from lostgan_train.networks.discriminator import Discriminator, DiscriminatorConfig
+from lostgan_train.networks.layers import initialize
+
+folder, scenes = Path(sys.argv[1]), Vocabulary.built_in("scenes")
+save_checkpoint(folder / "generator", random_checkpoint("v1-64", scenes, seed=0, ch=1))
+discriminator = Discriminator(DiscriminatorConfig(64, len(scenes), ch=1))
+initialize(discriminator, seed=0)
+save_discriminator(folder / "discriminator", DiscriminatorCheckpoint(discriminator, scenes))
+"""
+
+
+def test_the_same_weights_give_the_same_bytes_in_any_process(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        subprocess.run([sys.executable, "-c", _WRITES_BOTH, tmp_path / name], check=True, timeout=120)
+    for kind in ("generator", "discriminator"):
+        assert (tmp_path / "one" / kind).read_bytes() == (tmp_path / "other" / kind).read_bytes()
+    assert load_checkpoint(tmp_path / "one" / "generator").seed == 0
+
+
+def a_layout(labels: int = 9) -> tuple[torch.Tensor, ...]:
+    """Inputs of two layouts of three objects."""
+    rng = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([[0.0, 0, 1, 0.5], [0.1, 0.2, 0.5, 0.6], [0.6, 0.5, 0.3, 0.4]]).expand(2, -1, -1)
+    ids = torch.randint(1, labels, (2, 3), generator=rng)
+    return ids, boxes, torch.randn(2, 3, 128, generator=rng), torch.randn(2, 128, generator=rng)
+
+
+@pytest.mark.parametrize(("variant", "stages"), [("v1-64", 0), ("v1-128", 0), ("v2-128", 4), ("v2-256", 5)])
+def test_the_masks_of_every_stage(variant: str, stages: int) -> None:
+    """m_k depends on no later stage, is what stopping at k ends with, and has the side of the block that it enters."""
+    generator = Generator(GeneratorConfig(variant, num_labels=9, ch=1, mask_classes=9))
+    initialize(generator, seed=0)
+    generator.eval()
+    assert generator.config.mask_stages == stages
+    with torch.inference_mode():
+        plain, whole = generator(*a_layout()), generator(*a_layout(), all_masks=True)
+        assert plain.all_masks == ()
+        assert torch.equal(plain.image, whole.image)
+        assert [masks.shape[-1] for masks in whole.all_masks] == [64, *(4 * 2**k for k in range(1, stages + 1))]
+        assert torch.equal(whole.all_masks[0], plain.mask_initial)
+        assert torch.equal(whole.all_masks[-1], plain.mask_final)
+        for k in range(stages + 1):
+            limited = generator(*a_layout(), mask_stages=k, all_masks=True)
+            assert torch.equal(limited.mask_final, whole.all_masks[k])
+            assert torch.equal(limited.image, whole.image) == (k == stages)
+            for ours, theirs in zip(limited.all_masks, whole.all_masks[: k + 1], strict=True):
+                assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("variant", "stage", "words"),
+    [("v2-128", 5, "4 stages; give 0 to 4, not 5"), ("v2-128", -1, "not -1"), ("v1-64", 1, "0 stages; give 0, not 1")],
+)
+def test_a_stage_that_does_not_exist_is_refused(variant: str, stage: int, words: str) -> None:
+    generator = Generator(GeneratorConfig(variant, num_labels=9, ch=1, mask_classes=9))
+    with pytest.raises(ValueError, match=words):
+        generator(*a_layout(), mask_stages=stage)

@@ -1,4 +1,4 @@
-"""Formulations and runtimes against one another: the paper's in PyTorch and ONNX Runtime, ours in whatever runs here.
+"""Benchmark of formulations and runtimes: the reference in PyTorch and ONNX Runtime, ours in every runtime at hand.
 
 A figure is the median over rounds in which the candidates take turns.
 """
@@ -20,8 +20,8 @@ from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners.cores import usable_cores
 
-PLAIN_TORCH = "PyTorch, as the paper writes it"
-PLAIN_ONNX = "the same, in ONNX Runtime"
+REFERENCE_TORCH = "reference, PyTorch"
+REFERENCE_ONNX = "reference, ONNX Runtime"
 COMPILED = "the training module, torch.compile"
 OURS = "lostgan-serve, ONNX Runtime"
 OPENVINO = "lostgan-serve, OpenVINO"
@@ -33,16 +33,19 @@ RUNNERS = {
     "compile": (COMPILED,),
     "all": (COMPILED, OURS, OPENVINO, OPENVINO_BF16),
 }
-"""What `bench --runner` measures beside the paper's formulation. compile: the unfused training module, which takes
-minutes to compile."""
+"""Candidates that `bench --runner` measures beside the reference, the formulation of the paper. compile: the unfused
+training module, which takes minutes to compile."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """seconds_per_image: median over the rounds. over_torch, over_onnx: images/s as multiples of the paper's
-    formulation in PyTorch and in ONNX Runtime at the same batch. peak_mib: most memory that the candidate's process
-    held up to then. share_of_peak: of the machine's matrix products of the same type, in multiply-adds per second;
-    None where they were not counted."""
+    """Figures of a candidate at a batch size.
+
+    seconds_per_image: median over the rounds. over_torch, over_onnx: images/s as multiples of the reference in PyTorch
+    and in ONNX Runtime at the same batch. peak_mib: most memory that the candidate's process held up to then.
+    share_of_peak: of the machine's matrix products of the same type, in multiply-adds per second; None where they were
+    not counted.
+    """
 
     candidate: str
     batch: int
@@ -62,7 +65,7 @@ def bench_formulations(
     candidates: Sequence[str],
     progress: Callable[[str], None],
 ) -> list[Timing]:
-    """Time the paper's formulation and `candidates`, each in a process of its own.
+    """Time the reference and `candidates`, each in a process of its own.
 
     source: a `lostgan_train.networks.checkpoint.Checkpoint`. Raises LostganError where a candidate cannot run here.
     """
@@ -76,21 +79,21 @@ def bench_formulations(
             progress("this CPU has no bf16: left out")
             bf16, candidates = False, [name for name in candidates if name != OPENVINO_BF16]
         progress("exporting both formulations")
-        plain, ours, ours_bf16 = _export(source, manifest, Path(folder), bf16=bf16)
+        reference, ours, ours_bf16 = _export(source, manifest, Path(folder), bf16=bf16)
         weights = Path(folder, "weights.safetensors")
         save_checkpoint(weights, source)
         peaks = {precision: matmul_peak(precision) for precision in (("fp32", "bf16") if bf16 else ("fp32",))}
-        work = {PLAIN_ONNX: multiply_adds(plain)} | dict.fromkeys(candidates, multiply_adds(ours))
+        work = {REFERENCE_ONNX: multiply_adds(reference)} | dict.fromkeys(candidates, multiply_adds(ours))
         builds: dict[str, tuple[Build, Sequence[Any]]] = {
-            PLAIN_TORCH: (_torch, (weights, False)),
-            PLAIN_ONNX: (_session, (plain, ("image", "masks"))),
+            REFERENCE_TORCH: (_torch, (weights, False)),
+            REFERENCE_ONNX: (_session, (reference, ("image", "masks"))),
             COMPILED: (_torch, (weights, True)),
             OURS: (_runner, ("onnxrt", ours)),
             OPENVINO: (_runner, ("openvino", ours)),
             OPENVINO_BF16: (_runner, ("openvino", ours_bf16)),
         }
         timings = []
-        with turns({name: builds[name] for name in (PLAIN_TORCH, PLAIN_ONNX, *candidates)}) as processes:
+        with turns({name: builds[name] for name in (REFERENCE_TORCH, REFERENCE_ONNX, *candidates)}) as processes:
             for batch in batches:
                 job = layouts_for(manifest, batch)
 
@@ -104,8 +107,8 @@ def bench_formulations(
                         candidate=name,
                         batch=batch,
                         seconds_per_image=median,
-                        over_torch=medians[PLAIN_TORCH] / median,
-                        over_onnx=medians[PLAIN_ONNX] / median,
+                        over_torch=medians[REFERENCE_TORCH] / median,
+                        over_onnx=medians[REFERENCE_ONNX] / median,
                         peak_mib=processes.peak_mib[name],
                         share_of_peak=_share(name, work, median, peaks),
                         rounds=tuple(value / batch for value in seconds[name]),
@@ -116,7 +119,7 @@ def bench_formulations(
 
 
 def _share(name: str, work: dict[str, int], seconds: float, peaks: dict[str, float]) -> float | None:
-    """The unfused module does more than was counted in either file."""
+    """Divide a candidate's pace by the peak; None for the unfused module, which does more than either file counts."""
     if name not in work or name == COMPILED:
         return None
     return work[name] / seconds / peaks["bf16" if name == OPENVINO_BF16 else "fp32"]
@@ -142,7 +145,7 @@ def timings_table(timings: Sequence[Timing]) -> list[str]:
 
 
 def timings_plot(timings: Sequence[Timing], title: str) -> bytes:
-    """PNG: images/s of every candidate, a group of bars for each batch size."""
+    """Draw a PNG: images/s of every candidate, a group of bars for each batch size."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -166,25 +169,25 @@ def timings_plot(timings: Sequence[Timing], title: str) -> bytes:
 
 
 def _export(source: Any, manifest: Manifest, folder: Path, *, bf16: bool) -> tuple[Path, Path, Path]:
-    """The paper's formulation, with spectral norms folded as a runtime would; ours; and that in bf16, where it is
+    """Export the reference, with spectral norms folded as a runtime would; ours; and ours in bf16, where it is
     wanted."""
-    from lostgan_export.baseline import as_the_paper_writes, fold_spectral_norms
+    from lostgan_export.folding import fold_spectral_norms
     from lostgan_export.fused import fuse
     from lostgan_export.onnx_export import export_onnx
+    from lostgan_train.networks.reference import as_reference
 
-    plain, ours, ours_bf16 = (folder / name for name in ("plain.onnx", "ours.onnx", "ours-bf16.onnx"))
-    folded = as_the_paper_writes(source.generator)
+    reference, ours, ours_bf16 = (folder / name for name in ("reference.onnx", "ours.onnx", "ours-bf16.onnx"))
+    folded = as_reference(source.generator)
     fold_spectral_norms(folded)
-    export_onnx(folded, manifest, plain, ("image", "mask_initial", "masks"))
+    export_onnx(folded, manifest, reference, ("image", "mask_initial", "masks"))
     export_onnx(fuse(source.generator), manifest, ours)
     if bf16:
         export_onnx(fuse(source.generator, "bf16"), manifest, ours_bf16)
-    return plain, ours, ours_bf16
+    return reference, ours, ours_bf16
 
 
 def layouts_for(manifest: Manifest, batch: int) -> Tensors:
-    """Contract inputs for `batch` of the layouts that export compares, over and over."""
-
+    """Make contract inputs of `batch` layouts: those that export compares, over and over."""
     from lostgan_export.parity import sample_layouts
 
     layouts = sample_layouts(manifest)
@@ -192,15 +195,15 @@ def layouts_for(manifest: Manifest, batch: int) -> Tensors:
 
 
 def _torch(weights: Path, compiled: bool) -> Callable[[Tensors], object]:
-    """The paper's formulation, or the training module under torch.compile."""
+    """Build the reference, or the training module under torch.compile."""
     import torch
 
-    from lostgan_export.baseline import as_the_paper_writes
     from lostgan_train.networks.checkpoint import load_checkpoint
+    from lostgan_train.networks.reference import as_reference
 
     torch.set_num_threads(usable_cores())
     generator = load_checkpoint(weights).generator
-    network: Any = torch.compile(generator) if compiled else as_the_paper_writes(generator)
+    network: Any = torch.compile(generator) if compiled else as_reference(generator)
 
     def run(tensors: Tensors) -> None:
         with torch.inference_mode():
@@ -210,7 +213,7 @@ def _torch(weights: Path, compiled: bool) -> Callable[[Tensors], object]:
 
 
 def _session(model: Path, outputs: Sequence[str]) -> Callable[[Tensors], object]:
-    """A session with our settings that is given whole batches."""
+    """Open a session with our settings that is given whole batches."""
     from lostgan_serve.runners.onnxrt import open_session
 
     session = open_session(model, usable_cores(), ["CPUExecutionProvider"])

@@ -19,7 +19,7 @@ from lostgan_serve.errors import CheckpointError, LostganError, OutputError, req
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 
 if TYPE_CHECKING:
-    from lostgan_serve.manifest import Precision
+    from lostgan_serve.manifest import Manifest, Precision
     from lostgan_serve.runners.tensorrt import Target
     from lostgan_train.networks.checkpoint import Checkpoint
 
@@ -58,6 +58,9 @@ _path = click.Path(path_type=Path)
     type=click.Choice(["onnx", "tensorrt", "tensorrt-rtx"]),
     help="Build an engine of the ONNX file, too: for this GPU, or without one for any from Ampere on.",
 )
+@click.option(
+    "--mask-stages", type=int, metavar="K", help="Refine masks in the first K stages only, 0 for none.  [default: all]"
+)
 @click.option("--replace", is_flag=True, help="Take the place of the newest version.")
 def export(
     res: str,
@@ -69,11 +72,14 @@ def export(
     max_batch: int,
     precision: Precision,
     target: Literal["onnx", "tensorrt", "tensorrt-rtx"],
+    mask_stages: int | None,
     replace: bool,
 ) -> None:
     """Export a generator to ONNX, compare it with PyTorch, and publish it in a Triton model repository."""
     for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
+    from lostgan_export.onnx_export import tool_versions
+
     if target != "onnx":
         from lostgan_serve.runners.tensorrt import bindings
 
@@ -88,10 +94,15 @@ def export(
         else:
             source = _random(int(res), vocabulary or "scenes", random_weights)
     slots = _slots(source.vocabulary, max_objects)
+    try:
+        source.generator.config.refined_stages(mask_stages)
+    except ValueError as error:
+        raise LostganError(f"--mask-stages: {error}") from error
+    manifest = source.manifest(slots, max_batch, precision, tool_versions(), mask_stages)
     if source.weights == "untrained":
         click.echo("note: these weights are untrained: the model has its full speed and paints noise")
     with _cleaning_up_on_sigterm():
-        folder = _publish(source, slots, max_batch, precision, repository, replace)
+        folder = _publish(source, manifest, repository, replace)
         if target != "onnx":
             _add_engine(folder, target)
     click.echo(folder)
@@ -198,24 +209,21 @@ def bench_training(
         _write_json(json_file, report | {"step": [asdict(row) for row in rows]})
 
 
-def _publish(
-    source: Checkpoint, slots: int, max_batch: int, precision: Precision, repository: Path, replace: bool
-) -> Path:
+def _publish(source: Checkpoint, manifest: Manifest, repository: Path, replace: bool) -> Path:
     """Fuse, export, compare and publish; the folder of the model. Where a step fails the repository stays as it was,
     but for the last step, the configurations: the error says that the version is there without them."""
     from lostgan_export import parity
     from lostgan_export.fused import fuse
-    from lostgan_export.onnx_export import export_onnx, set_manifest, tool_versions
+    from lostgan_export.onnx_export import export_onnx, set_manifest
     from lostgan_serve.files import write_file
     from lostgan_serve.manifest import MANIFEST_FILE
     from lostgan_serve.triton.repository import model_name, new_version, write_configurations
 
-    manifest = source.manifest(slots, max_batch, precision, tool_versions())
     name = model_name(manifest.resolution)
     with new_version(repository, name, replace=replace) as folder:
         model = folder / "model.onnx"
         with _stage("fuse"):
-            fused = fuse(source.generator, precision)
+            fused = fuse(source.generator, manifest.precision, manifest.mask_stages)
         with _stage("export to ONNX"):
             export_onnx(fused, manifest, model)
         with _stage("compare with PyTorch"):
@@ -224,7 +232,7 @@ def _publish(
             runner.close()
         for line in parity.describe(measured):
             click.echo(f"  {line}")
-        parity.check(measured, precision)
+        parity.check(measured, manifest.precision)
         with _stage("publish"):
             manifest = manifest.model_copy(update={"parity": measured})
             set_manifest(model, manifest)

@@ -7,91 +7,86 @@ O object slots, C channels, R resolution, D length of an object vector. Every si
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lostgan_export.folding import Affine, affine_of, constant, fold_conv, fold_linear, homogeneous
 from lostgan_serve.manifest import Precision
-from lostgan_train.networks.generator import (
-    ISLA_EPS,
+from lostgan_train.networks.blocks import ResBlock
+from lostgan_train.networks.generator import Generator, to_pixels
+from lostgan_train.networks.layers import START_SIDE
+from lostgan_train.networks.masks import (
     MASK_MAP_SIDE,
     MASK_SIDE,
     PYRAMID_SIDES,
-    START_SIDE,
-    Generator,
-    ISLANorm,
     MaskHead,
     ObjectMaskNet,
     PyramidPool,
-    ResBlock,
-    SPADENorm,
     convolve_upsampled,
     draw_boxes,
-    label_taps,
     lattice,
-    neighbourhoods,
     object_map,
     paste_masks,
     pooling_matrix,
     split_bottleneck,
-    to_pixels,
 )
+from lostgan_train.networks.norms import ISLA_EPS, ISLANorm, SPADENorm, label_taps, neighbourhoods
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def fuse(generator: Generator, precision: Precision = "fp32") -> FusedGenerator:
+def fuse(generator: Generator, precision: Precision = "fp32", mask_stages: int | None = None) -> FusedGenerator:
     """Build the inference graph of a generator in evaluation mode. The generator itself stays as it is.
 
     precision: of the convolutions and matrix products, and of the feature maps between them. Inputs and outputs,
     pasting and mixing of masks, their shares, instance norm, sigmoid and tanh stay in fp32 whatever it is.
+    mask_stages: the last stage that refines masks, as `Generator.forward` has it; the heads after it are left out.
+    Raises ValueError for a stage that does not exist.
     """
     with torch.no_grad():
-        fused = FusedGenerator(generator, UpsamplingConv if precision == "fp32" else PhaseConvs)
+        fused = FusedGenerator(generator, UpsamplingConv if precision == "fp32" else PhaseConvs, mask_stages)
         for part in fused.in_low_precision():
             part.to(DTYPES[precision])
         return fused.eval().requires_grad_(False)
 
 
-class Affine(NamedTuple):
-    """A map y = scale x + shift of each channel; both are [C]."""
-
-    scale: Tensor
-    shift: Tensor
-
-
 class FusedGenerator(nn.Module):
-    """labels [B, O] int64, boxes [B, O, 4], z_obj [B, O, 128], z_img [B, 128] -> image [B, R, R, 3],
+    """Graph from labels [B, O] int64, boxes [B, O, 4], z_obj [B, O, 128], z_img [B, 128] to image [B, R, R, 3],
     object_map [B, R, R], masks [B, O, R, R], all uint8.
 
     Object vectors are homogeneous: (z_obj, embedding, 1, 0). One more slot, the constant one, holds (0, 0, 0, 1), so
     that a matrix [weight | bias | constant] gives every object its affine parameters, and the layer its constants.
     """
 
-    def __init__(self, generator: Generator, upsampling: Callable[[nn.Conv2d], nn.Module]) -> None:
-        """upsampling: the form that nearest upsampling and a convolution take."""
+    def __init__(
+        self, generator: Generator, upsampling: Callable[[nn.Conv2d], nn.Module], mask_stages: int | None = None
+    ) -> None:
+        """Fold a generator.
+
+        upsampling: the form that nearest upsampling and a convolution take. mask_stages: see `fuse`.
+        """
         super().__init__()
         self.resolution = generator.config.resolution
         self.channels = generator.config.channels[0]
-        self.refines_masks = generator.config.refines_masks
         self.spade = generator.config.norm == "spade"
-        self.label_table = _constant(F.pad(F.pad(generator.label_embedding.weight, (0, 1), value=1.0), (0, 1)))
-        self.constant_slot = _constant(torch.eye(generator.config.object_dim + 2)[None, -1:])
+        self.label_table = constant(F.pad(F.pad(generator.label_embedding.weight, (0, 1), value=1.0), (0, 1)))
+        self.constant_slot = constant(torch.eye(generator.config.object_dim + 2)[None, -1:])
         self.fc = fold_linear(generator.fc)
         self.mask_net = None if generator.mask_net is None else FusedMaskNet(generator.mask_net)
         self.mask_heads = nn.ModuleList(
-            FusedMaskHead(cast(MaskHead, head), alpha)
-            for head, alpha in zip(generator.mask_heads, generator.alphas, strict=True)
+            FusedMaskHead(cast(MaskHead, generator.mask_heads[k]), generator.alphas[k])
+            for k in range(generator.config.refined_stages(mask_stages))
         )
         blocks = [cast(ResBlock, block) for block in generator.blocks]
         self.blocks = nn.ModuleList(FusedResBlock(block, upsampling) for block in blocks[:-1])
-        self.blocks.append(FusedResBlock(blocks[-1], upsampling, _affine(generator.final_norm)))
+        self.blocks.append(FusedResBlock(blocks[-1], upsampling, affine_of(generator.final_norm)))
         self.to_rgb = SquaresToRGB(fold_conv(generator.to_rgb))
 
     def in_low_precision(self) -> Iterator[nn.Module]:
-        """The parts whose weights may be of another type than fp32; what they are given is cast to it."""
+        """Yield the parts whose weights may be of another type than fp32; their inputs are cast to it."""
         yield from (self.fc, self.blocks, self.to_rgb)
         if self.mask_net is not None:
             yield self.mask_net
@@ -112,7 +107,7 @@ class FusedGenerator(nn.Module):
         masks = pasted
         for k, block in enumerate(self.blocks):
             side = x.shape[-1]
-            if k > 0 and self.refines_masks:
+            if 0 < k <= len(self.mask_heads):
                 step = self.resolution // 2 // side  # nearest resizing by a whole factor keeps every step-th sample
                 clip = rows[:, :, ::step, None], columns[:, :, None, ::step]
                 masks = self.mask_heads[k - 1](x, labels, _resize(pasted, side), clip)
@@ -124,7 +119,7 @@ class FusedGenerator(nn.Module):
         return to_pixels(image), object_map(masks), (masks * 255).round().to(torch.uint8)
 
     def _inside(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the R/2 lattice that lie in each box, borders included: [B, O, R/2] of 0 and 1. With
+        """Find the rows and columns of the R/2 lattice in each box, borders included: [B, O, R/2] of 0 and 1. With
         SPADE all do, but for empty slots (`Generator.clip`)."""
         x, y = (((p >= 0) & (p <= 1)).to(boxes.dtype) for p in lattice(self.resolution // 2, boxes))
         if self.spade:
@@ -133,7 +128,7 @@ class FusedGenerator(nn.Module):
 
 
 class FusedMaskNet(nn.Module):
-    """Homogeneous object vectors [B, O, D + 2] -> the objects' own masks [B, O, 16, 16].
+    """Net from homogeneous object vectors [B, O, D + 2] to the objects' own masks [B, O, 16, 16].
 
     Nothing stands between the linear layer and the first convolution, so they are one matrix. Batch norm folds into
     the convolutions; instance norm depends on the data.
@@ -144,13 +139,13 @@ class FusedMaskNet(nn.Module):
         norms = list(net.norms)
         self.instance_norm = isinstance(norms[0], nn.InstanceNorm2d)
         first, *others = (
-            fold_conv(conv, None if self.instance_norm else _affine(norm))
+            fold_conv(conv, None if self.instance_norm else affine_of(norm))
             for conv, norm in zip(net.convs, norms, strict=True)
         )
-        fc = _homogeneous(net.fc).double().mT.reshape(-1, first.in_channels, START_SIDE, START_SIDE)  # one per input
+        fc = homogeneous(net.fc).double().mT.reshape(-1, first.in_channels, START_SIDE, START_SIDE)  # one per input
         fc = F.conv2d(fc, first.weight.double(), padding=1)
         fc[-2] += cast(Tensor, first.bias).double().view(-1, 1, 1)
-        self.fc = _constant(fc.float())
+        self.fc = constant(fc.float())
         self.convs = nn.ModuleList(others)
         self.to_mask = fold_conv(net.to_mask)
 
@@ -169,15 +164,15 @@ class FusedISLANorm(nn.Module):
 
     def __init__(self, norm: ISLANorm) -> None:
         super().__init__()
-        scale, shift = (value.unsqueeze(1) for value in _affine(norm.batch_norm))
-        gamma, beta = _homogeneous(norm.gamma), _homogeneous(norm.beta)
+        scale, shift = (value.unsqueeze(1) for value in affine_of(norm.batch_norm))
+        gamma, beta = homogeneous(norm.gamma), homogeneous(norm.beta)
         beta = beta + gamma * shift
         gamma = gamma * scale
         gamma[:, -1:], beta[:, -1:] = scale, shift
-        self.gamma, self.beta = _constant(gamma), _constant(beta)
+        self.gamma, self.beta = constant(gamma), constant(beta)
 
     def forward(self, x: Tensor, objects: Tensor, shares: Tensor) -> Tensor:
-        """x: [B, C, H, W]; objects: [B, D + 2, O + 1]; shares: [B, O + 1, H * W], see `_shares`."""
+        """Normalize x, [B, C, H, W]. objects: [B, D + 2, O + 1]. shares: [B, O + 1, H * W], see `_shares`."""
         gamma, beta = ((weight @ objects @ shares).view_as(x) for weight in (self.gamma, self.beta))
         return (x * gamma + beta).relu()
 
@@ -187,13 +182,13 @@ class FusedSPADENorm(nn.Module):
 
     def __init__(self, norm: SPADENorm) -> None:
         super().__init__()
-        self.scale, self.shift = (_constant(value.view(-1, 1, 1)) for value in _affine(norm.batch_norm))
-        self.taps = _constant(label_taps(norm.shared).flatten(1))
-        self.bias = _constant(cast(Tensor, norm.shared.bias).unsqueeze(1))
+        self.scale, self.shift = (constant(value.view(-1, 1, 1)) for value in affine_of(norm.batch_norm))
+        self.taps = constant(label_taps(norm.shared).flatten(1))
+        self.bias = constant(cast(Tensor, norm.shared.bias).unsqueeze(1))
         self.affine = fold_conv(norm.affine)
 
     def forward(self, x: Tensor, labels: Tensor, windows: Tensor) -> Tensor:
-        """x: [B, C, H, W]; labels: [B, O]; windows: [B, 9 * O, H * W], the masks' `neighbourhoods`."""
+        """Normalize x, [B, C, H, W]. labels: [B, O]. windows: [B, 9 * O, H * W], the masks' `neighbourhoods`."""
         slots, width = labels.shape[1], self.bias.shape[0]
         own = F.embedding(labels, self.taps).view(-1, slots, 9, width).permute(0, 3, 2, 1).reshape(-1, width, 9 * slots)
         hidden = (own @ windows + self.bias).relu().view(-1, width, *x.shape[2:])
@@ -202,6 +197,7 @@ class FusedSPADENorm(nn.Module):
 
 
 def fuse_norm(norm: nn.Module) -> nn.Module:
+    """Fuse an ISLA-Norm or a SPADE with the ReLU after it."""
     return FusedSPADENorm(norm) if isinstance(norm, SPADENorm) else FusedISLANorm(cast(ISLANorm, norm))
 
 
@@ -222,15 +218,18 @@ class FusedResBlock(nn.Module):
         self.shortcut = fold_conv(block.shortcut, after and Affine(after.scale, torch.zeros_like(after.shift)))
 
     def forward(self, x: Tensor, known_by: Tensor, guide: Tensor, guide_after: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', 2H, 2W]. known_by: what the norms know objects by; guide, guide_after: what they take
-        of the masks, of the sides of x and of the output."""
+        """Map [B, C, H, W] to [B, C', 2H, 2W].
+
+        known_by: the objects as the norms know them. guide, guide_after: the masks as the norms take them, at the side
+        of x and at twice that.
+        """
         main = self.conv1(self.norm1(x, known_by, guide))
         main = self.conv2(self.norm2(main, known_by, guide_after))
         return cast(Tensor, main + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest"))
 
 
 _PHASES = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
-"""Along an axis, for even and odd outputs: of which of the three taps the weights of the two inputs are sums."""
+"""Taps along an axis, for even and odd outputs: those of the three whose sum is the weight of each of two inputs."""
 
 
 class UpsamplingConv(nn.Module):
@@ -248,11 +247,11 @@ class UpsamplingConv(nn.Module):
         super().__init__()
         rows = torch.tensor([[1.0, 1, 1], [-1, 0, 0], [0, 0, 1]])
         weights = torch.einsum("ra,quc,oiac->rqoiu", rows, _PHASES, conv.weight).unsqueeze(-2)
-        self.shared, self.even, self.odd = (nn.ParameterList(_constant(w) for w in pair) for pair in weights)
-        self.bias = _constant(cast(Tensor, conv.bias))
+        self.shared, self.even, self.odd = (nn.ParameterList(constant(w) for w in pair) for pair in weights)
+        self.bias = constant(cast(Tensor, conv.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', 2H, 2W]."""
+        """Map [B, C, H, W] to [B, C', 2H, 2W]."""
         padded = F.pad(x, (0, 0, 1, 1))
         from_above, to_below = x - padded[:, :, :-2], padded[:, :, 2:] - x
         even, odd = [], []
@@ -266,20 +265,22 @@ class UpsamplingConv(nn.Module):
 
 
 class PhaseConvs(nn.Module):
-    """The same as four 2x2 convolutions, 16 products for the 36, interleaved by one transposition. For fp16 and bf16,
-    whose machines multiply so fast that a pass over the maps costs more. OpenVINO concatenates columns value by value:
-    v2-256 in bf16 is 1.17 times as fast with this transposition. A transposed convolution is as fast, but TensorRT-RTX
-    1.7 has none in bf16.
+    """Nearest x2 upsampling and a 3x3 convolution as four 2x2 convolutions, 16 products for the 36, interleaved by one
+    transposition.
+
+    It serves fp16 and bf16, whose machines multiply so fast that a pass over the maps costs more. OpenVINO concatenates
+    columns value by value: v2-256 in bf16 is 1.17 times as fast with this transposition. A transposed convolution is as
+    fast, but TensorRT-RTX 1.7 has none in bf16.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         weights = torch.einsum("pta,quc,oiac->pqoitu", _PHASES, _PHASES, conv.weight).flatten(0, 1)
-        self.weights = nn.ParameterList(_constant(weight) for weight in weights)
-        self.bias = _constant(cast(Tensor, conv.bias))
+        self.weights = nn.ParameterList(constant(weight) for weight in weights)
+        self.bias = constant(cast(Tensor, conv.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', 2H, 2W]."""
+        """Map [B, C, H, W] to [B, C', 2H, 2W]."""
         phases = [
             F.conv2d(F.pad(x, (1 - column, column, 1 - row, row)), self.weights[2 * row + column], self.bias)
             for row in (0, 1)
@@ -313,13 +314,15 @@ class FusedMaskHead(nn.Module):
             self.features: nn.Module = FusedPyramidPool(head.features)
         else:
             conv, norm, _ = cast(nn.Sequential, head.features)
-            self.features = fold_conv(conv, _affine(norm))
+            self.features = fold_conv(conv, affine_of(norm))
         self.to_logits = FusedLogits(head.to_classes)
-        self.alpha = _constant(alpha.sigmoid().unsqueeze(1))
+        self.alpha = constant(alpha.sigmoid().unsqueeze(1))
 
     def forward(self, x: Tensor, labels: Tensor, pasted: Tensor, clip: tuple[Tensor, Tensor]) -> Tensor:
-        """x: [B, C, H, W]; pasted: [B, O, H, W]; clip: rows [B, O, H, 1] and columns [B, O, 1, W] of the boxes.
-        Returns masks [B, O, H, W]."""
+        """Refine the pasted masks, [B, O, H, W], by x, [B, C, H, W].
+
+        clip: rows [B, O, H, 1] and columns [B, O, 1, W] of the boxes.
+        """
         logits = self.to_logits(self.features(x).relu().flatten(2), labels).float()
         alpha = F.embedding(labels, self.alpha).unsqueeze(-1)
         rows, columns = clip
@@ -332,11 +335,11 @@ class FusedLogits(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        self.weight = _constant(conv.weight.flatten(1))
-        self.bias = _constant(cast(Tensor, conv.bias).unsqueeze(1))
+        self.weight = constant(conv.weight.flatten(1))
+        self.bias = constant(cast(Tensor, conv.bias).unsqueeze(1))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """features: [B, C, H * W]; labels: [B, O]. Returns [B, O, H * W]."""
+        """Map features [B, C, H * W] to logits [B, O, H * W]. labels: [B, O]."""
         return F.embedding(labels, self.weight) @ features + F.embedding(labels, self.bias)
 
 
@@ -345,18 +348,18 @@ class FusedPyramidPool(nn.Module):
 
     def __init__(self, pool: PyramidPool) -> None:
         super().__init__()
-        scale, shift = _affine(pool.norm)
+        scale, shift = affine_of(pool.norm)
         *taps, own = split_bottleneck(pool.bottleneck.weight * scale.view(-1, 1, 1, 1))
         self.levels = nn.ModuleList(
-            fold_conv(cast(nn.Conv2d, conv), _affine(norm)) for conv, norm in zip(pool.convs, pool.norms, strict=True)
+            fold_conv(cast(nn.Conv2d, conv), affine_of(norm)) for conv, norm in zip(pool.convs, pool.norms, strict=True)
         )
-        self.taps = nn.ParameterList(_constant(weight) for weight in taps)
+        self.taps = nn.ParameterList(constant(weight) for weight in taps)
         self.bottleneck = nn.Conv2d(own.shape[1], own.shape[0], 3, padding=1)
         self.bottleneck.weight.copy_(own)
         cast(Tensor, self.bottleneck.bias).copy_(shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, 100, H, W], before the ReLU."""
+        """Map [B, C, H, W] to [B, 100, H, W], before the ReLU."""
         side = x.shape[-1]
         pools = [pooling_matrix(side, level).to(x) for level in PYRAMID_SIDES]
         levels = [conv(pool @ x @ pool.mT).relu() for pool, conv in zip(pools, self.levels, strict=True)]
@@ -364,53 +367,13 @@ class FusedPyramidPool(nn.Module):
 
 
 def _resize(maps: Tensor, side: int) -> Tensor:
-    """The generator's `resize`, by a scale that is known when traced: sizes would be computed at run time from B."""
+    """Resize as the generator does, by a scale that is known when traced: sizes would be computed when run, from B."""
     scale = side / maps.shape[-1]
     return maps if scale == 1 else F.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 def _shares(masks: Tensor) -> Tensor:
-    """[B, O, H, W] -> [B, O + 1, H * W]: each object's share of the pixel, and the constant slot's: exactly 1."""
+    """Find each object's share of a pixel, and 1 for the constant slot: [B, O, H, W] -> [B, O + 1, H * W]."""
     masks = masks.flatten(2)
     total = masks.sum(1, keepdim=True) + ISLA_EPS
     return torch.cat([masks, total], 1) / total
-
-
-def _constant(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value.detach().clone())
-
-
-def _affine(norm: nn.Module) -> Affine:
-    """What a batch norm in evaluation mode amounts to."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    shift = -norm.running_mean.double() * scale
-    if norm.affine:
-        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
-    return Affine(scale.float(), shift.float())
-
-
-def _homogeneous(layer: nn.Linear) -> Tensor:
-    """[outputs, inputs + 2]: weight, bias and a zero for the constant slot, with the spectral norm folded in."""
-    return torch.cat([layer.weight, layer.bias.unsqueeze(1), torch.zeros(layer.out_features, 1)], 1)
-
-
-def fold_linear(layer: nn.Linear) -> nn.Linear:
-    """Copy with the spectral norm folded in."""
-    copy = nn.Linear(layer.in_features, layer.out_features)
-    copy.weight.copy_(layer.weight)
-    copy.bias.copy_(layer.bias)
-    return copy
-
-
-def fold_conv(layer: nn.Module, after: Affine | None = None) -> nn.Conv2d:
-    """Copy with the spectral norm, and the affine map that follows, folded in."""
-    assert isinstance(layer, nn.Conv2d)
-    scale, shift = after or Affine(torch.ones(layer.out_channels), torch.zeros(layer.out_channels))
-    side = layer.kernel_size[0]
-    copy = nn.Conv2d(layer.in_channels, layer.out_channels, side, padding=side // 2)
-    copy.weight.copy_(layer.weight * scale.view(-1, 1, 1, 1))
-    cast(Tensor, copy.bias).copy_(shift if layer.bias is None else layer.bias * scale + shift)
-    return copy

@@ -1,4 +1,4 @@
-"""torch module -> model.onnx: one file, weights inside, with nothing dynamic but the batch."""
+"""Export of a torch module to model.onnx: one file, weights inside, with nothing dynamic but the batch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lostgan_serve.files import writing
 from lostgan_serve.manifest import METADATA_KEY, Manifest
 
 OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22}
-"""By precision: the standard has convolutions of bf16 from 22 on. GridSample, another reason for a newer one, is never
-used; see DESIGN, section 5."""
+"""Opset of each precision: the standard has convolutions of bf16 from 22 on. GridSample, another reason for a newer
+one, is never used; see DESIGN, section 5."""
 
 BATCH = "batch"
 
@@ -64,7 +64,7 @@ def set_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def tool_versions() -> dict[str, str]:
-    """What made a file, for its manifest."""
+    """List the versions of the programs that make a file, for its manifest."""
     return {
         "lostgan-serve": __version__,
         "torch": torch.__version__,
@@ -75,7 +75,7 @@ def tool_versions() -> dict[str, str]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without two remarks of torch's exporter: that torchvision, not needed here, is not installed; and that inputs
+    """Silence two remarks of torch's exporter: that torchvision, not needed here, is not installed; and that inputs
     share the name of their batch dimension, as they should."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level

@@ -1,4 +1,4 @@
-"""Does the exported model paint what the PyTorch generator paints? Asked of every model before it is published."""
+"""Parity check: the exported model generates the same as the PyTorch generator, or it is not published."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from lostgan_serve.runners import Runner
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.networks.generator import Generator, resize
+from lostgan_train.networks.generator import Generator
+from lostgan_train.networks.layers import resize
 
 IMAGE_TOLERANCE = 1
 """Levels of 255 at the worst pixel: values near a half are rounded either way."""
@@ -30,7 +31,7 @@ OBJECT_MAP_TOLERANCE = 0.005
 """Share of pixels: where two masks are equal but for their last digits, either may own the pixel."""
 
 PSNR_FLOORS_DB = {"fp16": 50.0, "bf16": 40.0}
-"""Of the images, in place of the tolerances of image and masks."""
+"""Floors of the images' PSNR, in place of the tolerances of image and masks."""
 
 _MOST_PSNR_DB = 100.0
 
@@ -62,7 +63,7 @@ _DRAWINGS: Sequence[_Drawing] = (
 
 
 def sample_layouts(manifest: Manifest) -> list[Layout]:
-    """A few layouts as a person would draw them, in the model's vocabulary and with no more objects than fit."""
+    """Make a few layouts as a person would draw them, in the model's vocabulary and with no more objects than fit."""
     return [
         Layout(
             tuple(
@@ -76,8 +77,11 @@ def sample_layouts(manifest: Manifest) -> list[Layout]:
 
 
 def open_exported(model: Path, fused: FusedGenerator, manifest: Manifest) -> tuple[Runner, str]:
-    """A runner to be compared, and its name: ONNX Runtime with an exported file. It has no bf16 for CPUs: in its place
-    comes OpenVINO with the file, if that and the CPU have it, or else PyTorch with the fused graph."""
+    """Open an exported file in the runtime to be compared; returns the runner and its name.
+
+    ONNX Runtime has no bf16 for CPUs: in its place comes OpenVINO, if that and the CPU have it, or else PyTorch with
+    the fused graph.
+    """
     if manifest.precision != "bf16":
         return OnnxRunner(model), "ONNX Runtime"
     if computes_bf16():
@@ -88,8 +92,9 @@ def open_exported(model: Path, fused: FusedGenerator, manifest: Manifest) -> tup
 def measure(runner: Runner, generator: Generator, runtime: str = "ONNX Runtime") -> Parity:
     """Compare a runner with the unfused generator on `sample_layouts`: one by itself, the others as one batch.
 
-    runtime: the runner's name, for the record. The generator paints one layout at a time, to be spared memory. Raises
-    ParityError where its own output is not finite.
+    The generator refines masks in the stages that the runner's manifest names. It generates one layout at a time, to
+    save memory. runtime: the runner's name, for the record. Raises ParityError where the generator's own output is not
+    finite.
     """
     layouts = sample_layouts(runner.manifest)
     differences: dict[str, list[Array]] = {name: [] for name in OUTPUT_NAMES}
@@ -97,7 +102,8 @@ def measure(runner: Runner, generator: Generator, runtime: str = "ONNX Runtime")
         tensors = to_tensors(batch, runner.manifest)
         outputs = runner.run(tensors, OUTPUT_NAMES)
         for row in range(len(batch)):
-            expected = _reference(generator, {name: tensors[name][row : row + 1] for name in INPUT_NAMES})
+            own = {name: tensors[name][row : row + 1] for name in INPUT_NAMES}
+            expected = _expected(generator, own, runner.manifest.mask_stages)
             for name, array in expected.items():
                 differences[name].append(np.abs(outputs[name][row].astype(np.int16) - array))
     image, owner, masks = (np.stack(differences[name]) for name in OUTPUT_NAMES)
@@ -115,7 +121,7 @@ def measure(runner: Runner, generator: Generator, runtime: str = "ONNX Runtime")
 
 
 class FusedRunner:
-    """The fused graph in PyTorch, where no runtime for the exported file is at hand."""
+    """Runner of the fused graph in PyTorch, where no runtime for the exported file is at hand."""
 
     concurrency = 1
 
@@ -133,7 +139,7 @@ class FusedRunner:
 
 
 def describe(parity: Parity) -> list[str]:
-    """A line for each output."""
+    """Write a line for each output."""
     mean = f"{parity.image_mean:.2g} on average, PSNR {parity.image_psnr_db:.1f} dB in {parity.runtime}"
     return [
         f"image       differs by {parity.image_max} of 255 at most, {mean}",
@@ -159,20 +165,20 @@ def check(parity: Parity, precision: Precision = "fp32") -> None:
 
 
 def _known(label: str, index: int, vocabulary: Vocabulary) -> str:
-    """The label, or one that the vocabulary has in its place."""
+    """Find the label in the vocabulary, or another in its place."""
     labels = list(vocabulary)
     return label if label in labels else labels[(7 * index + len(label)) % len(labels)]
 
 
-def _reference(generator: Generator, tensors: Tensors) -> dict[str, Array]:
-    """What the contract's outputs should be for one layout, without the batch dimension, as int16."""
+def _expected(generator: Generator, tensors: Tensors, mask_stages: int | None) -> dict[str, Array]:
+    """Compute the contract's outputs for one layout, without the batch dimension, as int16."""
     with torch.no_grad():
-        output = generator(*(torch.from_numpy(tensors[name]) for name in INPUT_NAMES))
+        output = generator(*(torch.from_numpy(tensors[name]) for name in INPUT_NAMES), mask_stages=mask_stages)
         masks = (resize(output.mask_final, generator.config.resolution)[0]).numpy()
         image = output.image[0].permute(1, 2, 0).numpy()
     if not (np.isfinite(image).all() and np.isfinite(masks).all()):
         raise ParityError(
-            "the PyTorch generator itself paints values that are not finite, so there is nothing to compare with; "
+            "the PyTorch generator itself generates values that are not finite, so there is nothing to compare with; "
             "its checkpoint is broken: take an earlier one, or fetch it again"
         )
     levels = np.rint(masks * 255)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lostgan_serve.errors import CheckpointError
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.networks.generator import PYRAMID_SIDES, Generator, GeneratorConfig
+from lostgan_train.networks.generator import Generator, GeneratorConfig
+from lostgan_train.networks.masks import PYRAMID_SIDES
 
 _LEAVES = {
     "parametrizations.weight.original": "weight_orig",
@@ -21,12 +22,12 @@ _LEAVES = {
 }
 _POWER_ITERATIONS = 50
 _MAGICS = (b"PK\x03\x04", b"\x80")
-"""How the files of torch.save begin: a zip archive or, before torch 1.6, a pickle."""
+"""First bytes of the files of torch.save: a zip archive or, before torch 1.6, a pickle."""
 
 
 def mask_classes(vocabulary: Vocabulary) -> int:
-    """The maps that a mask head predicts: 184 with Visual Genome's 179 labels, or the official weights would not fit;
-    with every other vocabulary as many as there are labels."""
+    """Count the maps that a mask head predicts: 184 with Visual Genome's 179 labels, or the official weights would not
+    fit; with every other vocabulary as many as there are labels."""
     return GeneratorConfig.mask_classes if vocabulary.name == "visual-genome" else len(vocabulary)
 
 
@@ -123,7 +124,7 @@ def convert_official(state: Mapping[str, Tensor], config: GeneratorConfig) -> Ge
 
 
 def load_official(path: Path, config: GeneratorConfig) -> Generator:
-    """The generator in a released file. Raises CheckpointError naming the file."""
+    """Read the generator in a released file. Raises CheckpointError naming the file."""
     state = read_official(path)
     try:
         return convert_official(state, config)
