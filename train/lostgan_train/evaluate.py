@@ -21,10 +21,8 @@ from lostgan_train.classifier import Confusion, boxes_of, crop, drawn, ids_of, r
 from lostgan_train.networks.checkpoint import Checkpoint
 from lostgan_train.networks.generator import object_map, resize, to_pixels
 from lostgan_train.synthetic.compose import Scene
+from lostgan_train.synthetic.dataset import FIRST_HELD_OUT_SEED as FIRST_HELD_OUT_SEED
 from lostgan_train.synthetic.dataset import MOST_SEEDS
-
-FIRST_HELD_OUT_SEED = 50_000_000
-"""Scenes from here on are for evaluation; training sets are drawn from below."""
 
 _BATCH = 8
 _PIXELS_AT_ONCE = _BATCH * 256**2  # a batch of larger pictures is painted in parts, for the sake of memory

@@ -8,33 +8,52 @@ from lostgan_serve.errors import DataError
 from lostgan_train.data.coco import is_coco_stuff, open_coco, open_coco_stuff
 from lostgan_train.data.dataset import Batch, LayoutDataset, batches_of, loader
 from lostgan_train.data.source import Example, Source, Summary
-from lostgan_train.data.visual_genome import SPLITS, is_visual_genome, open_visual_genome
+from lostgan_train.data.visual_genome import is_visual_genome, open_visual_genome
+from lostgan_train.data.visual_genome_files import SPLITS
 
 __all__ = ["Batch", "Example", "LayoutDataset", "Source", "Summary", "batches_of", "loader", "open_data"]
 
 _EXPECTED = """
   scenes, or your own COCO detection set: annotations.json, images/
   COCO-Stuff 2017: annotations/instances_train2017.json, annotations/stuff_train2017.json, images/ or train2017/
-  Visual Genome: image_data.json, objects.json, VG_100K/ and VG_100K_2/ or images/"""
+  Visual Genome: image_data.json, objects.json, VG_100K/ and VG_100K_2/, there or in images/"""
 
 
-def open_data(folder: Path, *, split: str = "train", strict: bool = False, min_instances: int = 2000) -> Source:
+def open_data(
+    folder: Path,
+    *,
+    split: str = "train",
+    strict: bool = False,
+    images: Path | None = None,
+    splits: Path | None = None,
+    min_instances: int = 2000,
+    min_predicates: int = 500,
+    stuff_only: bool = True,
+) -> Source:
     """Read a data set by the format that its files show, with the filters of the paper's section 3.1.
 
-    split: "train" or "val"; Visual Genome has "test" besides, a COCO-format set is all one split. strict: problems of
-    the data are refused and not skipped. min_instances: how often Visual Genome must show a class in its training
-    split. Raises DataError: no such folder, no known format, a file that is not what its name says, no image left, and
-    with `strict` the first problem.
+    split: "train" or "val"; Visual Genome has "test" besides. Drawn scenes are "val" if their seeds are held out, any
+    other set in COCO's format is "train". strict: problems of the data are refused and not skipped. images: the folder
+    of the images, where it is not inside `folder`. stuff_only: images of COCO-Stuff without stuff annotations are left
+    out. The rest is for Visual Genome. splits: file of the ids in each split, by default `folder`/vg_splits.json.
+    min_instances, min_predicates: how often the training split must show a class, and a predicate of relationships.
+
+    Raises DataError: no such folder, no known format, a file that is not what its name says, no image left, and with
+    `strict` the first problem.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; `lostgan-serve scenes --out {folder}` would draw a set there")
+    if images is not None and not images.is_dir():
+        raise DataError(f"{images}: no such folder of images; name the one that holds the image files")
     if split not in SPLITS:
         raise DataError(f"split {split!r}: there are {', '.join(SPLITS)}")
+    if splits is not None and not (folder / "objects.json").is_file():
+        raise DataError(f"{splits}: only Visual Genome has a file of splits, and {folder} holds none; leave it out")
     if (folder / "annotations.json").is_file():
-        return open_coco(folder, split, strict)
+        return open_coco(folder, split, strict, images)
     if is_coco_stuff(folder, split):
-        return open_coco_stuff(folder, split, strict)
+        return open_coco_stuff(folder, split, strict, images, stuff_only)
     if is_visual_genome(folder):
-        return open_visual_genome(folder, split, strict, min_instances)
+        return open_visual_genome(folder, split, strict, min_instances, min_predicates, images, splits)
     raise DataError(f"{folder}: holds no data of a known format. Expected one of:{_EXPECTED}")

@@ -20,6 +20,7 @@ from lostgan_train.data.source import (
     Summary,
     find_image,
     is_finite,
+    leave_out,
     list_in,
     load_json,
     member,
@@ -28,7 +29,9 @@ from lostgan_train.data.source import (
     own_name,
     select,
     unit_box,
+    without,
 )
+from lostgan_train.synthetic.dataset import DESCRIPTION, FIRST_HELD_OUT_SEED
 
 OVERHANG = 0.01
 """Share of the image's side by which a box may stick out and is clipped; further out it is a problem."""
@@ -36,34 +39,66 @@ OVERHANG = 0.01
 _OTHER = "other"
 """COCO-Stuff's category 183, whatever is not one of the classes."""
 
-_NOT_NEEDED = ("segmentation", "license", "coco_url", "flickr_url", "date_captured")
+_slim = without("segmentation", "license", "coco_url", "flickr_url", "date_captured")
+
+PAPER_IMAGES = {"val": 3_097}
+"""Images of COCO-Stuff that the paper evaluates on."""
 
 ImageId = int | str
 Candidates = dict[ImageId, Candidate | None]
 """The images by their id; None for one that was skipped, whose annotations are no problem of their own."""
 
 
-def open_coco(folder: Path, split: str, strict: bool) -> Source:
-    """`annotations.json` and `images/`. With the categories of the built-in scenes, their vocabulary and filters
-    (objects of 0.3% of the image, 3 to 12 of them); else the set's own (0.5%, from 1 to as many as there are slots).
+def open_coco(folder: Path, split: str, strict: bool, named: Path | None = None) -> Source:
+    """Read `annotations.json` and the images of `images/`, or of the folder `named`.
 
-    Raises DataError.
+    With the categories of the built-in scenes, their vocabulary and filters hold (objects of 0.3% of the image, 3 to
+    12 of them); else the set's own (0.5%, from 1 to as many as there are slots). Raises DataError.
     """
     path = folder / "annotations.json"
-    if split != "train":
-        raise DataError(f"{folder}: a COCO-format set is all one split; keep the images of {split!r} in another folder")
-    document = load_json(path, _NOT_NEEDED)
+    document = load_json(path, _slim)
+    _check_split(document, path, split)
     names, scenes = _categories(document, path), Vocabulary.built_in("scenes")
     of_scenes = all(0 < key < len(scenes) and scenes.labels[key] == name for key, name in names.items())
     summary = Summary(str(folder), "scenes" if of_scenes else "COCO-format set", strict)
     labels = {key: key if of_scenes else label for label, key in enumerate(sorted(names), 1)}
-    candidates = _candidates(document, path, Images([folder / "images"]), summary)
+    candidates = _candidates(document, path, Images(folder, named), summary)
     _gather(document, path, candidates, labels, 0.003 if of_scenes else 0.005, summary)
     kept = [candidate for candidate in candidates.values() if candidate]
     if of_scenes:
         return select(kept, scenes, 3, scenes.slots, summary)
     vocabulary = _own_vocabulary(folder, path, names, kept)
     return select(kept, vocabulary, 1, vocabulary.slots, summary)
+
+
+def _check_split(document: Any, path: Path, split: str) -> None:
+    """Raise DataError for a set that is not that split: scenes from held-out seeds are "val", all else is "train"."""
+    seeds = _drawn_seeds(document, path)
+    if split == "train":
+        if seeds and seeds[-1] >= FIRST_HELD_OUT_SEED:
+            raise DataError(
+                f"{path}: info.plan: has seeds up to {seeds[-1]}, and those from {FIRST_HELD_OUT_SEED} on are held out "
+                "for evaluation; train on scenes of lower seeds, or read these as split 'val'"
+            )
+    elif not seeds:
+        raise DataError(f"{path}: a COCO-format set is all one split; keep the images of {split!r} in another folder")
+    elif split != "val" or seeds[0] < FIRST_HELD_OUT_SEED:
+        raise DataError(
+            f"{path}: info.plan: scenes from seed {seeds[0]} on are no split {split!r}; 'val' are those from seed "
+            f"{FIRST_HELD_OUT_SEED} on, which `lostgan-serve scenes --held-out` draws"
+        )
+
+
+def _drawn_seeds(document: Any, path: Path) -> range | None:
+    """The seeds of a folder of drawn scenes; None for any other set. Raises DataError for a plan without them."""
+    info = document.get("info") if isinstance(document, dict) else None
+    if not isinstance(info, dict) or info.get("description") != DESCRIPTION:
+        return None
+    try:
+        first, count = (member(info.get("plan"), key, int, "1000") for key in ("first_seed", "count"))
+    except Problem as problem:
+        raise DataError(f"{path}: info.plan.{problem.key}: {problem}; draw the scenes again") from None
+    return range(first, first + max(count, 1))
 
 
 def is_coco_stuff(folder: Path, split: str) -> bool:
@@ -85,21 +120,38 @@ def _names(folder: Path, split: str) -> str:
     return " and ".join(str(path) for path in _stuff_files(folder, split))
 
 
-def open_coco_stuff(folder: Path, split: str, strict: bool) -> Source:
-    """COCO-Stuff 2017 as the paper filters it: things and stuff over 2% of the image, no crowd, no `other`, 3 to 8
-    objects. A category's id is its label's. Raises DataError."""
+def open_coco_stuff(
+    folder: Path, split: str, strict: bool, named: Path | None = None, stuff_only: bool = True
+) -> Source:
+    """Read COCO-Stuff 2017 as the paper filters it: things and stuff over 2% of the image, no crowd, no `other`, 3 to 8
+    objects. A category's id is its label's.
+
+    named: folder of the images. stuff_only: leave out images without any stuff annotation, be it a small one or an
+    `other`; so does the paper, which follows Johnson et al. Raises DataError.
+    """
     vocabulary = Vocabulary.built_in("coco-stuff")
-    summary = Summary(str(folder), f"COCO-Stuff 2017, split {split}", strict)
-    images = Images(folder / name for name in (f"{split}2017", "images", f"images/{split}2017"))
+    summary = Summary(str(folder), f"COCO-Stuff 2017, split {split}", strict, paper_images=PAPER_IMAGES.get(split))
+    images = Images(folder, named, [f"{split}2017"])
     candidates: Candidates = {}
     least = math.nextafter(0.02, 1)  # a box of exactly 2% is left out
     for path in _stuff_files(folder, split):
-        document = load_json(path, _NOT_NEEDED)
+        document = load_json(path, _slim)
         labels = _stuff_labels(_categories(document, path), vocabulary, path)
         candidates = candidates or _candidates(document, path, images, summary)
         _gather(document, path, candidates, labels, least, summary)
+    if stuff_only:  # the last document is that of stuff
+        _leave_out_without_stuff(candidates, document, summary)
     kept = (candidate for candidate in candidates.values() if candidate)
     return select(kept, vocabulary, 3, vocabulary.slots, summary)
+
+
+def _leave_out_without_stuff(candidates: Candidates, stuff: Any, summary: Summary) -> None:
+    keys = (item.get("image_id") for item in stuff["annotations"] if isinstance(item, dict))
+    with_stuff = {key for key in keys if isinstance(key, ImageId)}
+    for key, candidate in candidates.items():
+        if candidate and key not in with_stuff:
+            leave_out(candidate, "without stuff annotations", summary)
+            candidates[key] = None
 
 
 def _stuff_labels(names: Mapping[int, str], vocabulary: Vocabulary, path: Path) -> dict[int, int | None]:
@@ -179,18 +231,18 @@ def _add(
     if category not in labels:
         raise Problem("category_id", "unknown category", f"{category} is not among the categories")
     note_id(item, "id", ImageId, seen)
-    candidate, label, box = candidates[key], labels[category], _box(item)
+    candidate, label = candidates[key], labels[category]
     if candidate is None:
         return "in images left out"
-    unit = unit_box(box, candidate.width, candidate.height, OVERHANG)
-    weight = _score(item) if "score" in item else 1.0
     if item.get("iscrowd"):
         return "crowds"
     if label is None:
         return f"of class {_OTHER}"
+    box = _box(item)
     if box[2] * box[3] / (candidate.width * candidate.height) < least_share:
         return f"under {least_share:.1%} of the image"
-    candidate.add(label, unit, weight)
+    unit = unit_box(box, candidate.width, candidate.height, OVERHANG)  # last: boxes without area are too small first
+    candidate.add(label, unit, _score(item) if "score" in item else 1.0)
     return None
 
 

@@ -9,6 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Summary:
 
     strict: problems are refused and not skipped. images, objects: kept. dropped_images, dropped_objects: how many by
     reason. problems: how many by kind; `places` names the first few of each. objects_per_image: images by number of
-    objects. labels: objects by label.
+    objects. labels: objects by label. paper_images: how many images the paper keeps of this split, if it says so.
     """
 
     folder: str = ""
@@ -77,6 +78,7 @@ class Summary:
     labels: Counter[str] = field(default_factory=Counter)
     unused: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    paper_images: int | None = None
 
     def add_problem(self, file: Path, place: str, problem: Problem) -> None:
         """Count a problem of `place` in `file`, such as "images[3]". Raises DataError with `strict`."""
@@ -107,8 +109,8 @@ class Summary:
         middle = f"median {statistics.median(spread):g}, mean {statistics.fmean(spread):.1f}"
         return [
             f"{self.folder}: {self.format}; vocabulary {self.vocabulary}, {self.slots} slots",
-            *self.notes[:2],
-            _kept("images ", self.images, self.dropped_images),
+            *self.notes[:4],
+            _kept("images ", self.images, self.dropped_images, self.paper_images),
             _kept("objects", self.objects, self.dropped_objects),
             f"per image: {spread[0]} to {spread[-1]} objects, {middle}  {_bars(self.objects_per_image)}".rstrip(),
             *self._label_lines(),
@@ -136,9 +138,10 @@ class Summary:
         ]
 
 
-def _kept(what: str, kept: int, dropped: Counter[str]) -> str:
+def _kept(what: str, kept: int, dropped: Counter[str], of_paper: int | None = None) -> str:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
-    return f"{what} {kept:,} kept, {dropped.total():,} left out" + (f": {reasons}" if reasons else "")
+    beside = "" if of_paper is None else f" (the paper: {of_paper:,})"
+    return f"{what} {kept:,} kept{beside}, {dropped.total():,} left out" + (f": {reasons}" if reasons else "")
 
 
 def _bars(counts: Counter[int]) -> str:
@@ -152,10 +155,14 @@ def _short(text: str, length: int) -> str:
 
 
 class Images:
-    """The image files in some folders, known by listing each folder once."""
+    """The image files of a data set, known by listing each folder once."""
 
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self.folders = tuple(folders)
+    def __init__(self, folder: Path, named: Path | None, parts: Sequence[str] = ()) -> None:
+        """folder: the data set's, whose images lie in images/. named: the folder of images that the user named, which
+        takes the place of that one. parts: subfolders in which images lie, too, or which stand beside images/."""
+        root = named or folder / "images"
+        beside = [] if named else [folder / part for part in parts]
+        self.folder, self.folders = folder, (*beside, *(root / part for part in parts), root)
         self._names: dict[Path, frozenset[str]] = {}
 
     def find(self, name: str) -> Path | None:
@@ -168,6 +175,13 @@ class Images:
             if path.name in self._names[parent]:
                 return path
         return None
+
+    @cached_property
+    def places(self) -> str:
+        """The folders that were searched, in words."""
+        there = [folder for folder in self.folders if folder.is_dir()] or self.folders
+        shown = (place.relative_to(self.folder) if place.is_relative_to(self.folder) else place for place in there)
+        return " or ".join(f"{place}/" for place in shown)
 
 
 def _names_in(folder: Path) -> frozenset[str]:
@@ -182,8 +196,7 @@ def find_image(images: Images, name: str, key: str) -> Path:
     """Raises Problem for a file that is in none of the folders."""
     if found := images.find(name):
         return found
-    places = " or ".join(f"{folder.name}/" for folder in images.folders)
-    raise Problem(key, "image file missing", f"{name!r} is not in {places}")
+    raise Problem(key, "image file missing", f"{name!r} is not in {images.places}")
 
 
 @dataclass
@@ -207,6 +220,19 @@ class Candidate:
         return Example(self.image, tuple(self.labels), tuple(self.boxes), tuple(self.weights), size)
 
 
+def out_of_bounds(count: int, fewest: int, most: int, things: str) -> str | None:
+    """Why an image with `count` things is left out; None where it has `fewest` to `most`."""
+    if count < fewest:
+        return f"with under {fewest} {things}"
+    return f"with over {most} {things}" if count > most else None
+
+
+def leave_out(candidate: Candidate, reason: str, summary: Summary) -> None:
+    """Count an image, and its objects, as left out."""
+    summary.dropped_images[reason] += 1
+    summary.dropped_objects["in images left out"] += len(candidate.labels)
+
+
 def select(candidates: Iterable[Candidate], vocabulary: Vocabulary, fewest: int, most: int, summary: Summary) -> Source:
     """The images with `fewest` to `most` objects as a source, with its summary completed.
 
@@ -214,12 +240,10 @@ def select(candidates: Iterable[Candidate], vocabulary: Vocabulary, fewest: int,
     """
     examples = []
     for candidate in candidates:
-        count = len(candidate.labels)
-        if fewest <= count <= most:
+        if reason := out_of_bounds(len(candidate.labels), fewest, most, "objects"):
+            leave_out(candidate, reason, summary)
+        else:
             examples.append(candidate.example())
-            continue
-        summary.dropped_images[f"with under {fewest} objects" if count < fewest else f"with over {most} objects"] += 1
-        summary.dropped_objects["in images left out"] += count
     if not examples:
         raise DataError(f"{summary.folder}: no image is left of this {summary.format}; {_why_none(summary)}")
     summary.vocabulary, summary.slots = f"{vocabulary.name} of {len(list(vocabulary))} labels", vocabulary.slots
@@ -244,18 +268,25 @@ def own_name(folder: Path) -> str:
     return f"{name}-own" if name in BUILT_IN_NAMES else name
 
 
-def load_json(path: Path, leave_out: Sequence[str]) -> Any:
-    """The JSON value in a file, without the object members that stand in `leave_out`.
+Json = dict[str, Any]
 
-    Members are let go as each object is parsed, so that masks of a gigabyte are never in memory together. Raises
-    DataError naming the file and the place.
-    """
 
-    def slim(item: dict[str, Any]) -> dict[str, Any]:
-        for key in leave_out:
+def without(*keys: str) -> Callable[[Json], Json]:
+    """A `slim` of `load_json` that leaves those members out."""
+
+    def slim(item: Json) -> Json:
+        for key in keys:
             item.pop(key, None)
         return item
 
+    return slim
+
+
+def load_json(path: Path, slim: Callable[[Json], Any] | None = None) -> Any:
+    """The JSON value in a file, each of whose objects becomes `slim` of it as soon as it is parsed.
+
+    So masks of a gigabyte are never in memory together. Raises DataError naming the file and the place.
+    """
     try:
         return json.loads(path.read_bytes(), object_hook=slim)
     except json.JSONDecodeError as error:
@@ -301,12 +332,18 @@ def is_finite(value: Any) -> bool:
         return False
 
 
-def note_id(item: Any, key: str, kind: Any, seen: set[Any]) -> None:
-    """Remember the id of an object that has one. Raises Problem where an object before it has the same."""
-    if isinstance(own := item.get(key), kind):
-        if own in seen:
-            raise Problem(key, "object id standing twice", f"{own!r}")
-        seen.add(own)
+def note_id(item: Any, key: str, kind: Any, seen: set[Any]) -> Any:
+    """Remember the id of an object and return it; None for an object without one.
+
+    Raises Problem where an object before it has the same.
+    """
+    own = item.get(key)
+    if not isinstance(own, kind):
+        return None
+    if own in seen:
+        raise Problem(key, "object id standing twice", f"{own!r}")
+    seen.add(own)
+    return own
 
 
 def unit_box(box: Sequence[float], width: float, height: float, overhang: float, key: str = "bbox") -> Box:

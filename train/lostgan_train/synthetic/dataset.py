@@ -36,9 +36,14 @@ Json: TypeAlias = dict[str, Any]
 DRAWING = 2
 """Raise it whenever a seed draws another picture than before: folders of one drawing are not completed by another."""
 
+DESCRIPTION = "lostgan-serve scenes"
+"""By these words in `info` drawn scenes are known from other sets."""
+
 STUFF = ("sky", "mountain", "hill", "forest", "sea", "lake", "grass", "field", "sand", "snow", "road")
 SMALLEST_PX, LARGEST_PX, STEP_PX = 32, 1024, 4
 MOST_SEEDS = 10**8
+FIRST_HELD_OUT_SEED = 50_000_000
+"""Scenes from here on are for evaluation; training sets are drawn from below."""
 
 _SHARD = 100
 _PARTS = ".parts"
@@ -49,16 +54,22 @@ def write_dataset(
     out: Path,
     count: int,
     side_px: int,
-    first_seed: int = 0,
+    first_seed: int | None = None,
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
+    held_out: bool = False,
 ) -> None:
     """Draw scenes first_seed ... first_seed + count - 1 into `out`, or finish the run that stopped there.
 
-    workers: processes that draw, by default one for each core. progress: told of each few scenes done.
-    Raises OutputError for a folder that cannot be written, or that holds anything but these scenes.
+    first_seed: by default the first there is. workers: processes that draw, by default one for each core. progress:
+    told of each few scenes done. held_out: draw for evaluation, from `FIRST_HELD_OUT_SEED` on; without it those seeds
+    are refused, so that nothing is trained on the scenes that it is scored on. The plan in annotations.json tells which
+    of the two a folder is. Raises OutputError for seeds of the other kind, and for a folder that cannot be written or
+    that holds anything but these scenes.
     """
-    _check(count, side_px, first_seed)
+    if first_seed is None:
+        first_seed = FIRST_HELD_OUT_SEED if held_out else 0
+    _check(count, side_px, first_seed, held_out)
     advance = progress or (lambda _scenes: None)
     plan = {"drawing": DRAWING, "count": count, "side_px": side_px, "first_seed": first_seed}
     if _begin(out, plan):
@@ -107,13 +118,20 @@ def categories() -> list[Json]:
     ]
 
 
-def _check(count: int, side_px: int, first_seed: int) -> None:
+def _check(count: int, side_px: int, first_seed: int, held_out: bool) -> None:
     if not SMALLEST_PX <= side_px <= LARGEST_PX or side_px % STEP_PX:
         raise OutputError(
             f"{side_px} px: scenes are drawn at multiples of {STEP_PX} from {SMALLEST_PX} to {LARGEST_PX} px"
         )
     if count < 1 or first_seed < 0 or first_seed + count > MOST_SEEDS:
         raise OutputError(f"{count} scenes from seed {first_seed}: seeds run from 0 to {MOST_SEEDS - 1}")
+    if held_out and first_seed < FIRST_HELD_OUT_SEED:
+        raise OutputError(f"{count} scenes from seed {first_seed}: held-out scenes start at seed {FIRST_HELD_OUT_SEED}")
+    if not held_out and first_seed + count > FIRST_HELD_OUT_SEED:
+        raise OutputError(
+            f"{count} scenes from seed {first_seed}: seeds from {FIRST_HELD_OUT_SEED} on are held out for evaluation; "
+            "end below them, or draw with --held-out"
+        )
 
 
 def _begin(out: Path, plan: Json) -> bool:
@@ -149,7 +167,7 @@ def _finish(out: Path, plan: Json, parts: Iterable[Path]) -> None:
     records = [record for part in parts for record in json.loads(part.read_bytes())]
     annotations = [annotation for record in records for annotation in record["annotations"]]
     content = {
-        "info": {"description": "lostgan-serve scenes", "plan": plan},
+        "info": {"description": DESCRIPTION, "plan": plan},
         "images": [record["image"] for record in records],
         "annotations": [{"id": number} | annotation for number, annotation in enumerate(annotations, 1)],
         "categories": categories(),
