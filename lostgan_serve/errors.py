@@ -25,7 +25,11 @@ class CheckpointError(LostganError):
 
 
 class TrainingError(LostganError):
-    """A training run that cannot start as asked, or cannot go on."""
+    """A training run that cannot start as asked."""
+
+
+class DivergedError(TrainingError):
+    """A training run that cannot go on: its losses stay not finite."""
 
     exit_code = 1
 

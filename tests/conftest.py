@@ -9,13 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from lostgan_train.data import Source
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -68,6 +71,23 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: P
 def tiny_model(tiny_repository: Path) -> Path:
     """The model.onnx in that repository."""
     return tiny_repository / "lostgan_128" / "1" / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 drawn scenes of 64 px, 22 of which have neither too few nor too many objects."""
+    from lostgan_train.synthetic.dataset import write_dataset
+
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_dataset(folder, 24, 64, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def source(scenes: Path) -> Source:
+    from lostgan_train.data import open_data
+
+    return open_data(scenes)
 
 
 def run_cli(

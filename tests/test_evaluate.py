@@ -13,9 +13,10 @@ from torch import Tensor
 from conftest import Cli, fails_in_one_line
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.classifier import Confusion, boxes_of, crop, draw_crops, recognise, train_classifier
-from lostgan_train.evaluate import FIRST_HELD_OUT_SEED, repeats, score_layouts
+from lostgan_train.evaluate import repeats, score_layouts
 from lostgan_train.networks.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
 from lostgan_train.synthetic.compose import draw_scene
+from lostgan_train.synthetic.dataset import FIRST_HELD_OUT_SEED
 
 SIDE = 48
 EPOCHS = 6

@@ -1,4 +1,4 @@
-"""The training step against the same one in the straightforward formulation: pace and peak memory."""
+"""The training step against the same one in the reference formulation: pace and peak memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lostgan_export.report import table
 from lostgan_export.turns import turns
 from lostgan_serve.manifest import Precision
 
-PLAIN, OURS = "as the paper writes it", "lostgan-serve"
+REFERENCE, OURS = "reference", "lostgan-serve"
 
 
 @dataclass(frozen=True)
 class StepTiming:
-    """seconds: of a step, median over the rounds. peak_mib: most memory that its process held. speedup: over the plain
-    formulation."""
+    """seconds: of a step, median over the rounds. peak_mib: most memory that its process held. speedup: over the
+    reference formulation."""
 
     candidate: str
     batch: int
@@ -38,7 +38,7 @@ def bench_training(
         progress("drawing scenes")
         data = _scenes(Path(folder) / "scenes", variant, batch)
         config = (variant, ch, batch, precision)
-        with turns({name: (_build, (name == PLAIN, data, *config)) for name in (PLAIN, OURS)}) as candidates:
+        with turns({name: (_build, (name == REFERENCE, data, *config)) for name in (REFERENCE, OURS)}) as candidates:
             seconds = candidates.measure(None, rounds, progress)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [
@@ -48,7 +48,7 @@ def bench_training(
             seconds=median,
             images_per_s=batch / median,
             peak_mib=candidates.peak_mib[name],
-            speedup=medians[PLAIN] / median,
+            speedup=medians[REFERENCE] / median,
             rounds=seconds[name],
         )
         for name, median in medians.items()
@@ -81,16 +81,25 @@ def _scenes(folder: Path, variant: str, count: int) -> Path:
     return folder
 
 
-def _build(plain: bool, data: Path, variant: str, ch: int, batch: int, precision: Precision) -> Callable[[Any], object]:
-    """A step on one batch, over and over."""
-    from lostgan_export.baseline import write_as_the_paper
+def _build(
+    reference: bool, data: Path, variant: str, ch: int, batch: int, precision: Precision
+) -> Callable[[Any], object]:
+    """Make a step on one batch, to be called over and over."""
     from lostgan_train.data import open_data
-    from lostgan_train.trainer import TrainConfig, Trainer
+    from lostgan_train.gan import TrainingRun
+    from lostgan_train.networks.formulation import OURS
+    from lostgan_train.networks.reference import REFERENCE as REFERENCE_FORMULATION
+    from lostgan_train.settings import TrainSettings
 
-    config = TrainConfig(variant, 1, ch, ch, batch=batch, precision=precision)
-    trainer = Trainer(config, open_data(data), data, workers=0, echo=lambda _: None)
-    if plain:
-        write_as_the_paper(trainer.generator)
-        write_as_the_paper(trainer.discriminator)
-    examples = next(trainer.batches())
-    return lambda _: trainer.step(examples)
+    settings = TrainSettings(
+        variant=variant, data=data, perceptual="none", steps=1, ch=ch, batch=batch, precision=precision, workers=0
+    )
+    run = TrainingRun(
+        settings,
+        open_data(data),
+        data,
+        echo=lambda _: None,
+        formulation=REFERENCE_FORMULATION if reference else OURS,
+    )
+    examples = next(run.batches(0))
+    return lambda _: run.loop.step(examples)

@@ -1,35 +1,63 @@
-"""What training needs to be the same on one process or many: batch norm, gradients and sums over all of them.
+"""Training on one process or on many: devices, batch norm, gradients and decisions over all of them.
 
-Plain torch.distributed under torchrun: the step has two optimizers, three passes through the discriminator and its own
-rule for skipping, which a framework's step would have to be talked out of; what is left for it fits on this page.
+Lightning Fabric finds rank, device and backend. Its module wrapper is not used: a step has two optimizers and runs
+through the discriminator three times before one backward pass, and a step that is not finite is undone as a whole,
+which gradients averaged in one place make simple.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-
-def start() -> tuple[int, int]:
-    """Join the processes that torchrun started. Returns this one's rank and their number; (0, 1) without torchrun."""
-    if "RANK" not in os.environ:
-        return 0, 1
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return dist.get_rank(), dist.get_world_size()
+from lostgan_serve.errors import TrainingError
 
 
-def mean(value: Tensor) -> Tensor:
-    """Mean of a detached value over the processes."""
-    value = value.detach().clone()
-    if _world() > 1:
-        dist.all_reduce(value)
-    return value / _world()
+def start() -> Fabric:
+    """Join the processes that torchrun started, each with a device of its own; without torchrun, this one is alone.
+
+    Raises TrainingError where a machine has more processes than GPUs.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus and here > gpus:
+        raise TrainingError(f"{here} processes, but {gpus} GPUs here; start torchrun with --nproc-per-node {gpus}")
+    fabric = Fabric(
+        accelerator="cuda" if gpus else "cpu",
+        devices=here,
+        num_nodes=world // here,
+        strategy="ddp" if world > 1 else "auto",
+    )
+    fabric.launch()
+    atexit.register(_leave)
+    return fabric
+
+
+def _leave() -> None:
+    """Part from the other processes before Python ends: threads of gloo that are still there then abort the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def any_process(fabric: Fabric, *flags: bool) -> list[bool]:
+    """Whether each flag is set in any of the processes: what one of them decides, all do."""
+    if fabric.world_size == 1:
+        return list(flags)
+    values = torch.tensor(flags, dtype=torch.float32, device=fabric.device)
+    return [bool(value) for value in cast(Tensor, fabric.all_reduce(values, reduce_op="max"))]
+
+
+def mean(fabric: Fabric, value: Tensor) -> float:
+    """Mean of a scalar over the processes."""
+    return float(cast(Tensor, fabric.all_reduce(value.detach().clone(), reduce_op="mean")))
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -45,32 +73,44 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def synchronize_batch_norm(network: nn.Module) -> None:
-    """Turn every batch norm in a network into one whose statistics are of all processes, in place; names stay."""
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SynchronizedBatchNorm2d
+    """Replace every batch norm of a network by one whose statistics are of all processes; weights and names stay."""
+    for parent in list(network.modules()):
+        for name, module in parent.named_children():
+            if type(module) is nn.BatchNorm2d:
+                synchronized = SynchronizedBatchNorm2d(
+                    module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+                )
+                synchronized.load_state_dict(module.state_dict())
+                setattr(parent, name, synchronized)
 
 
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes, on any device (torch's own is for GPUs only)."""
+    """Batch norm over the batches of all processes, on any device (torch's own is for GPUs only).
+
+    Each process finds the mean of its own values and their squared distance from it; Chan's formula merges them. No
+    squares of large values are subtracted, so a large mean costs no digits.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
         if not self.training or _world() == 1:
             return super().forward(x)
         values = x.float()
-        sums = torch.cat(
-            [values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), values.new_tensor([x.numel() / x.shape[1]])]
-        )
-        first, second, count = _sum(sums).split([x.shape[1], x.shape[1], 1])
-        average = first / count
-        variance = (second / count - average.square()).clamp(min=0)
-        self._track(average, variance, count)
+        variance, average = torch.var_mean(values, (0, 2, 3), correction=0)
+        count = values.numel() / values.shape[1]
+        rows = values.new_zeros(_world(), 3, values.shape[1])
+        rows[dist.get_rank()] = torch.stack([torch.full_like(average, count), average, variance * count])
+        counts, averages, distances = cast(Tensor, _Sum.apply(rows)).unbind(1)
+        total = counts.sum(0)
+        shares = counts / total
+        average = (shares * averages).sum(0)
+        variance = distances.sum(0) / total + (shares * (averages - average).square()).sum(0)
+        self._track(average, variance, total)
         scale = (variance + self.eps).rsqrt()
         if self.weight is not None:
             scale = scale * self.weight
-        shift = -average * scale if self.bias is None else self.bias - average * scale
-        return torch.addcmul(shift.view(1, -1, 1, 1), values, scale.view(1, -1, 1, 1)).to(x.dtype)
+        centred = (values - average.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
+        return (centred if self.bias is None else centred + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
     def _track(self, average: Tensor, variance: Tensor, count: Tensor) -> None:
         running_mean, running_var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
@@ -95,10 +135,6 @@ class _Sum(torch.autograd.Function):
         gradient = gradients[0].clone()
         dist.all_reduce(gradient)
         return gradient
-
-
-def _sum(value: Tensor) -> Tensor:
-    return cast(Tensor, _Sum.apply(value))
 
 
 def _world() -> int:

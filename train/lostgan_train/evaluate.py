@@ -19,10 +19,11 @@ from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import Result, to_tensors
 from lostgan_train.classifier import Confusion, boxes_of, crop, drawn, ids_of, recognise
 from lostgan_train.networks.checkpoint import Checkpoint
-from lostgan_train.networks.generator import object_map, resize, to_pixels
+from lostgan_train.networks.generator import to_pixels
+from lostgan_train.networks.layers import resize
+from lostgan_train.networks.masks import object_map
 from lostgan_train.synthetic.compose import Scene
-from lostgan_train.synthetic.dataset import FIRST_HELD_OUT_SEED as FIRST_HELD_OUT_SEED
-from lostgan_train.synthetic.dataset import MOST_SEEDS
+from lostgan_train.synthetic.dataset import FIRST_HELD_OUT_SEED, MOST_SEEDS
 
 _BATCH = 8
 _PIXELS_AT_ONCE = _BATCH * 256**2  # a batch of larger pictures is painted in parts, for the sake of memory

@@ -16,7 +16,9 @@ from lostgan_serve.images import contact_sheet, encode
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.pipeline import Result
 from lostgan_train.data import LayoutDataset
-from lostgan_train.networks.generator import Generator, object_map, resize, to_pixels
+from lostgan_train.networks.generator import Generator, to_pixels
+from lostgan_train.networks.layers import resize
+from lostgan_train.networks.masks import object_map
 
 _COLUMNS = 8
 _SMOOTHING = 50  # steps that a point of a curve is the mean of

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,13 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
         """Choose the epoch, whose flips differ from any other's; call it between the passes of a loader."""
         self._epoch.fill_(epoch)
 
+    def rarity(self) -> Tensor:
+        """How rare the rarest label of each image is: [images] float64, all images over those that have it."""
+        examples = self.source.examples
+        counts = Counter(label for example in examples for label in set(example.labels))
+        rarest = [min((counts[label] for label in example.labels), default=len(examples)) for example in examples]
+        return len(examples) / torch.tensor(rarest, dtype=torch.float64)
+
     @property
     def unreadable(self) -> tuple[Path, ...]:
         """The images that failed to decode so far, in this process or in a worker."""
@@ -98,18 +107,51 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
         raise DataError(f"{self.source.summary.folder}: none of its {len(self)} images can be decoded")
 
 
-def batches_of(
-    dataset: LayoutDataset, size: int, first: int, last: int, seed: int, workers: int, rank: int = 0, world: int = 1
-) -> Iterator[Batch]:
-    """Batches first ... last - 1 of a run, epoch by epoch, each of `size` images over `world` processes, of which this
-    one gets its share. An epoch's last, incomplete batch is left out. Which images a batch holds depends on the seed
-    and its number alone."""
-    per_epoch, share = len(dataset) // size, size // world
+@dataclass(frozen=True)
+class Sampling:
+    """Which images a step has, as a function of `seed` and the step's number.
+
+    size: images in an update, over all processes. updates: in a step, each with images of its own. balance: 0 shows
+    all images equally often; up to 1 images are drawn, with replacement, by the power `balance` of the inverse
+    frequency of their rarest label. rank, world: this process and how many there are.
+    """
+
+    size: int
+    seed: int
+    updates: int = 1
+    balance: float = 0.0
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def images(self) -> int:
+        """Images in a step, over all processes."""
+        return self.size * self.updates
+
+    def order(self, dataset: LayoutDataset, epoch: int) -> Tensor:
+        """The indices of an epoch's images, in their order: [images] int64."""
+        rng = torch.Generator().manual_seed(self.seed * 7_919 + epoch)
+        if not self.balance:
+            return torch.randperm(len(dataset), generator=rng)
+        return torch.multinomial(dataset.rarity() ** self.balance, len(dataset), replacement=True, generator=rng)
+
+    def share(self, step: Tensor) -> list[int]:
+        """This process's part of each update of a step; step: [images] indices."""
+        own: list[int] = step.view(self.updates, self.world, -1)[:, self.rank].flatten().tolist()
+        return own
+
+
+def batches_of(dataset: LayoutDataset, sampling: Sampling, first: int, last: int, workers: int) -> Iterator[Batch]:
+    """This process's batches of steps first ... last - 1, epoch by epoch; an epoch's last, incomplete one is left out.
+
+    workers: processes that load images.
+    """
+    per_epoch = len(dataset) // sampling.images
     while first < last:
         epoch, start = divmod(first, per_epoch)
         dataset.set_epoch(epoch)
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed * 7_919 + epoch))
-        rest = [order[k * size + rank * share :][:share].tolist() for k in range(start, per_epoch)][: last - first]
+        steps = sampling.order(dataset, epoch)[: per_epoch * sampling.images].split(sampling.images)
+        rest = [sampling.share(step) for step in steps[start:]][: last - first]
         yield from loader(dataset, workers, batch_sampler=rest)
         first += len(rest)
 

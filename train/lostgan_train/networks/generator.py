@@ -17,21 +17,9 @@ from torch import Tensor, nn
 
 from lostgan_serve.contract import Z_DIM
 from lostgan_train.networks.formulation import OURS, Formulation
-from lostgan_train.networks.layers import START_SIDE, initialize, resize, spectral_conv, spectral_linear
-from lostgan_train.networks.masks import MASK_MAP_SIDE, ObjectMaskNet, draw_boxes, object_map
+from lostgan_train.networks.layers import START_SIDE, resize, spectral_conv, spectral_linear
+from lostgan_train.networks.masks import MASK_MAP_SIDE, ObjectMaskNet, draw_boxes
 from lostgan_train.networks.norms import SPADENorm
-
-__all__ = [
-    "Generator",
-    "GeneratorConfig",
-    "GeneratorOutput",
-    "Norm",
-    "WIDTHS",
-    "to_pixels",
-    "initialize",
-    "object_map",
-    "resize",
-]
 
 WIDTHS = {
     "v1-64": (16, 8, 4, 2, 1),

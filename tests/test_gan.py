@@ -1,0 +1,284 @@
+"""The GAN's step: both networks learn, however it is spread, interrupted or switched, and nothing bad is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+from torch import Tensor, nn
+
+from lostgan_serve.errors import CheckpointError, TrainingError
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.data import Batch, Source
+from lostgan_train.gan import TrainingRun
+from lostgan_train.loop import BOARD_FOLDER, LOG_FILE
+from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint, load_discriminator, save_checkpoint
+from lostgan_train.networks.generator import GeneratorConfig
+from lostgan_train.networks.importer import convert_official
+from lostgan_train.settings import COMPONENTS, Schedule
+from official_state import official_state
+from training import SETTINGS, assert_same_state, losses, training
+
+
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(source: Source, tmp_path: Path) -> None:
+    whole = training(source, tmp_path / "whole")
+    whole.run()
+    training(source, tmp_path / "parts", steps=2).run()
+    second = training(source, tmp_path / "parts")
+    second.resume()
+    assert second.loop.done == 2
+    second.run()
+    assert_same_state(whole.gan, second.gan)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_a_run_leaves_what_it_should(source: Source, tmp_path: Path) -> None:
+    run = training(source, tmp_path, steps=6)
+    run.run()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        *("state-0000004.pt", "state-0000006.pt", "generator.safetensors", "discriminator.safetensors", "samples"),
+        *(LOG_FILE, "curves.png", BOARD_FOLDER),
+    }
+    assert [row["step"] for row in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    board = EventAccumulator(str(tmp_path / BOARD_FOLDER)).Reload()
+    assert [event.value for event in board.Scalars("l1")] == pytest.approx([row["l1"] for row in losses(tmp_path)])
+    released = load_checkpoint(tmp_path / "generator.safetensors")
+    assert (released.weights, released.vocabulary.name) == ("trained", "scenes")
+    assert Image.open(tmp_path / "samples" / "step-0000004.png").width > 1000
+
+
+def test_a_step_changes_both_networks_and_the_average_follows(source: Source, tmp_path: Path) -> None:
+    run = training(source, tmp_path)
+    before = {name: value.clone() for name, value in run.gan.generator.named_parameters()}
+    judge = run.gan.discriminator.image_score.weight.detach().clone()
+    run.loop.step(next(run.batches(0)))
+    unchanged = [name for name, value in run.gan.generator.named_parameters() if torch.equal(value, before[name])]
+    assert unchanged == []
+    assert not torch.equal(run.gan.discriminator.image_score.weight, judge)
+    name, value = next(iter(run.gan.ema.named_parameters()))
+    assert not torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_accumulation_gives_nearly_the_same_losses(source: Source, tmp_path: Path, precision: str) -> None:
+    """Batch statistics are of the parts, so not quite the same."""
+    one, two = (training(source, tmp_path, precision=precision, accumulate=n) for n in (1, 2))
+    first, second = (run.loop.step(next(run.batches(0))) for run in (one, two))
+    for name, value in first.items():
+        assert second[name] == pytest.approx(value, abs=0.3)
+
+
+class NotANumber(nn.Module):
+    """A perceptual loss gone wrong."""
+
+    def forward(self, image: Tensor, _: Tensor) -> Tensor:
+        return image.mean() * float("nan")
+
+
+def _poison_batch(run: TrainingRun, batch: Batch) -> None:
+    batch["image"][0, 0, 0, 0] = float("nan")
+
+
+def _poison_generators_loss(run: TrainingRun, batch: Batch) -> None:
+    run.gan.perceptual = NotANumber()
+
+
+def _poison_generators_gradient(run: TrainingRun, batch: Batch) -> None:
+    run.gan.generator.to_rgb.get_parameter("bias").register_hook(lambda gradient: gradient * float("inf"))
+
+
+def _poison_discriminators_gradient(run: TrainingRun, batch: Batch) -> None:
+    run.gan.discriminator.image_score.get_parameter("bias").register_hook(lambda gradient: gradient * float("nan"))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    "poison",
+    [_poison_batch, _poison_generators_loss, _poison_generators_gradient, _poison_discriminators_gradient],
+)
+def test_a_step_that_is_not_finite_changes_nothing(
+    poison: Any, first: int, updates: int, accumulate: int, source: Source, tmp_path: Path
+) -> None:
+    """Neither in the first step, when optimizers have no state yet, nor in the one after it."""
+    run, untouched = (training(source, tmp_path, accumulate=accumulate, discriminator_updates=updates) for _ in "ab")
+    for other in (run, untouched):
+        for batch in _some(other, first):
+            other.loop.step(batch)
+    bad = next(run.batches(first))
+    poison(run, bad)
+    run.loop.step(bad)
+    assert (run.loop.done, run.loop.skipped) == (first + 1, 1)
+    assert_same_state(run.gan, untouched.gan)
+
+
+def test_each_network_has_its_rate_and_both_fall_at_the_end(source: Source, tmp_path: Path) -> None:
+    run = training(source, tmp_path, steps=4, learning_rate=1e-3, discriminator_learning_rate=4e-3, decay_steps=2)
+    rates = []
+    for batch in run.batches(0):
+        run.loop.step(batch)
+        optimizers = (run.gan.generator_optimizer, run.gan.discriminator_optimizer)
+        rates.append(tuple(optimizer.param_groups[0]["lr"] for optimizer in optimizers))
+    assert rates == [(1e-3, 4e-3), (1e-3, 4e-3), (1e-3, 4e-3), (5e-4, 2e-3)]
+
+
+def test_weights_of_losses_follow_their_schedule(source: Source, tmp_path: Path) -> None:
+    plain, scheduled = training(source, tmp_path), training(source, tmp_path, l1_weight=Schedule.parse("4@0,2@1"))
+    batches = list(plain.batches(0))
+    first, second = plain.loop.step(batches[0])["l1"], scheduled.loop.step(batches[0])["l1"]
+    assert second == pytest.approx(4 * first, rel=1e-4)
+    scheduled.loop.done = 7
+    assert scheduled.settings.l1_weight.at(7) == 2
+    assert scheduled.settings.l1_weight.at(0) == 4
+    assert Schedule.parse("5@2000,1@4000").at(3000) == 3
+
+
+def test_the_discriminator_is_updated_on_images_of_their_own(source: Source, tmp_path: Path) -> None:
+    run = training(source, tmp_path, discriminator_updates=3)
+    batch = next(run.batches(0))
+    assert len(batch["image"]) == 12
+    assert len({image.numpy().tobytes() for image in batch["image"]}) == 12
+    run.loop.step(batch)
+    steps = {int(state["step"]) for state in run.gan.discriminator_optimizer.state.values()}
+    assert steps == {3}
+    assert {int(state["step"]) for state in run.gan.generator_optimizer.state.values()} == {1}
+
+
+def test_balance_shows_rare_labels_more_often(source: Source, tmp_path: Path) -> None:
+    rarest = min(source.summary.labels, key=lambda label: source.summary.labels[label])
+    label = source.vocabulary.id_of(rarest)
+    shares = []
+    for balance in (0.0, 1.0):
+        run = training(source, tmp_path, steps=400, balance=balance)
+        shown = torch.cat([batch["labels"] for batch in _some(run, 60)])
+        shares.append(float((shown == label).any(1).float().mean()))
+    assert shares[1] > 1.3 * shares[0] > 0
+    again = training(source, tmp_path, steps=400, balance=1.0)
+    assert torch.equal(torch.cat([batch["labels"] for batch in _some(again, 60)]), shown)
+
+
+def _some(run: TrainingRun, count: int) -> list[Batch]:
+    return [batch for batch, _ in zip(run.batches(0), range(count), strict=False)]
+
+
+def test_a_run_is_resumed_with_another_learning_rate(source: Source, tmp_path: Path) -> None:
+    """As the message about losses that are not finite advises."""
+    training(source, tmp_path, steps=2).run()
+    run = training(source, tmp_path, learning_rate=1e-5, steps=3)
+    run.resume()
+    run.run()
+    for optimizer in (run.gan.generator_optimizer, run.gan.discriminator_optimizer):
+        assert [group["lr"] for group in optimizer.param_groups] == [1e-5]
+
+
+def test_released_weights_go_on_training(source: Source, tmp_path: Path, official_shapes: Any) -> None:
+    """A generator in the official format, at its own width, is what the run starts from and changes."""
+    shapes = official_shapes["generator_v1_64"]
+    state = {key: torch.from_numpy(np.asarray(value)) for key, value in official_state(shapes).items()}
+    vocabulary = Vocabulary.built_in("coco-stuff")
+    released = convert_official(state, GeneratorConfig("v1-64", len(vocabulary)))
+    path = tmp_path / "released.safetensors"
+    save_checkpoint(path, Checkpoint(released, vocabulary, "trained"))
+    few = tuple(example for example in source.examples if len(example.labels) <= vocabulary.slots)
+    run = training(replace(source, vocabulary=vocabulary, examples=few), tmp_path / "run", ch=64, batch=2, init=path)
+    run.start()
+    for network in (run.gan.generator, run.gan.ema):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, released.state_dict()[name]), name
+    values = run.loop.step(next(run.batches(0)))
+    assert all(np.isfinite(list(values.values())))
+    before = dict(released.named_parameters())
+    assert [name for name, value in run.gan.generator.named_parameters() if value.equal(before[name])] == []
+    with pytest.raises(CheckpointError, match="made for coco-stuff, the data are scenes"):
+        training(source, tmp_path / "other", init=path).start()
+
+
+def test_a_larger_variant_starts_from_the_layers_that_both_have(source: Source, tmp_path: Path) -> None:
+    said: list[str] = []
+    small = training(source, tmp_path / "small", variant="v2-128", steps=1)
+    small.run()
+    files: dict[str, Any] = {
+        "init": tmp_path / "small" / "generator.safetensors",
+        "init_discriminator": tmp_path / "small" / "discriminator.safetensors",
+    }
+    settings = replace(SETTINGS, data=Path(source.summary.folder), variant="v2-256", **files)
+    large = TrainingRun(settings, source, tmp_path / "large", said.append)
+    large.start()
+    assert torch.equal(large.gan.generator.label_embedding.weight, small.gan.ema.label_embedding.weight)
+    judge = load_discriminator(files["init_discriminator"]).discriminator
+    own, theirs = large.gan.discriminator.state_dict(), judge.state_dict()
+    name = "trunk.0.conv1.parametrizations.weight.original"
+    assert torch.equal(own[name], theirs[name])
+    for line in said:
+        taken, total = (int(word) for word in line.split() if word.isdecimal())
+        assert total / 3 < taken < total
+
+
+@pytest.mark.parametrize("without", COMPONENTS)
+def test_components_can_be_switched_off(without: str, source: Source, tmp_path: Path) -> None:
+    """What is left out of table 7 is not there, or is not trained; everything else is, and the checkpoint knows it."""
+    run = training(source, tmp_path, variant="v2-128", steps=1, without=(without,))
+    before = {name: value.clone() for name, value in run.gan.discriminator.named_parameters()}
+    run.run()
+    generator = run.gan.generator
+    assert (generator.mask_net is None) == (without == "layout-to-mask")
+    assert (len(generator.mask_heads) == 0) == (without == "mask-refinement")
+    now = dict(run.gan.discriminator.named_parameters())
+    trained = {name.partition(".")[0] for name, value in now.items() if not value.equal(before[name])}
+    assert {name.partition(".")[0] for name in now} - trained == {
+        "image-head": {"image_score"},
+        "object-head": {"adapter", "shared", "object_block", "object_score", "label_embedding"},
+    }.get(without, set())
+    assert load_checkpoint(tmp_path / "generator.safetensors").generator.config == generator.config
+
+
+def test_spade_trains(source: Source, tmp_path: Path) -> None:
+    run = training(source, tmp_path, variant="v2-128", steps=1, norm="spade")
+    before = {name: value.clone() for name, value in run.gan.generator.named_parameters()}
+    run.run()
+    assert [name for name, value in run.gan.generator.named_parameters() if value.equal(before[name])] == []
+    assert load_checkpoint(tmp_path / "generator.safetensors").generator.config.norm == "spade"
+
+
+def test_a_batch_that_does_not_divide_is_refused(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="--batch 4 does not divide"):
+        training(source, tmp_path, accumulate=3)
+    with pytest.raises(TrainingError, match="more than the"):
+        next(training(source, tmp_path, batch=64).batches(0))
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(1, 1), (4, 4)])
+def test_a_part_of_one_image_is_refused_where_it_cannot_be_normalized(
+    batch: int, accumulate: int, source: Source, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="which must be 2 or more; raise --batch or lower --accumulate"):
+        training(source, tmp_path, variant="v2-128", batch=batch, accumulate=accumulate)
+    training(source, tmp_path, batch=batch, accumulate=accumulate, steps=1).run()  # v1-64 has no pyramid
+
+
+def test_a_state_with_other_labels_is_refused(source: Source, tmp_path: Path) -> None:
+    training(source, tmp_path, steps=2).run()
+    with pytest.raises(CheckpointError, match="data of other labels"):
+        training(replace(source, vocabulary=Vocabulary("own", source.vocabulary.labels[:-1], 12)), tmp_path).resume()
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(source: Source, tmp_path: Path) -> None:
+    training(source, tmp_path).run()
+    newest = tmp_path / "state-0000004.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    run = training(source, tmp_path)
+    run.resume()
+    assert run.loop.done == 2
+    (tmp_path / "state-0000002.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no state to resume from"):
+        training(source, tmp_path).resume()

@@ -1,0 +1,178 @@
+"""The loop: whatever it trains, signals, bad steps, full disks and lost processes leave a run that goes on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lostgan_serve.errors import DivergedError
+from lostgan_train import distributed
+from lostgan_train.data import Batch
+from lostgan_train.loop import MOST_SKIPS, Loop, NotFiniteError, Rhythm, Stateful, update
+from lostgan_train.progress import progress
+from training import losses
+
+
+class Line:
+    """The simplest learner: a straight line through points on y = 2 x."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.network = nn.Linear(1, 1)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), 0.1)
+        self.numbers: list[int] = []
+
+    @property
+    def state(self) -> Mapping[str, Stateful]:
+        return {"network": self.network, "optimizer": self.optimizer}
+
+    def step(self, batch: Batch, number: int) -> dict[str, float]:
+        self.numbers.append(number)
+        x = batch["x"] + 0.01 * torch.randn(4, 1)
+        loss = (self.network(x) - 2 * x).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            self.network.bias.add_(0.5)  # as a network that moves before the loss is known to be finite
+        square = float(loss.detach())
+        update(self.network, self.optimizer, square)
+        return {"square": square}
+
+
+def batches(first: int, steps: int = 6) -> Iterator[Batch]:
+    for number in range(first, steps):
+        yield {"x": torch.linspace(-1, 1, 4)[:, None] * (number + 1)}
+
+
+def loop(out: Path, learner: Line | None = None, steps: int = 6, keep: int = 2) -> Loop:
+    return Loop(
+        "line",
+        learner or Line(),
+        out,
+        Rhythm(steps, save_every=2, keep=keep),
+        fabric=distributed.start(),
+        seed=0,
+        images=4,
+        about={"of": "a test"},
+        hint="try again",
+        echo=lambda _: None,
+    )
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    whole, parts = Line(), Line()
+    assert loop(tmp_path / "whole", whole).run(batches)
+    first = loop(tmp_path / "parts", parts)
+
+    def with_signal(number: int) -> Iterator[Batch]:
+        for batch in batches(number):
+            if first.done == 2:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    assert not first.run(with_signal)
+    assert first.done == 3
+    second = loop(tmp_path / "parts", parts := Line())
+    assert second.resume()
+    assert second.run(batches)
+    assert torch.equal(whole.network.weight, parts.network.weight)
+    assert torch.equal(whole.network.bias, parts.network.bias)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert sorted(path.name for path in (tmp_path / "parts").glob("state-*")) == [
+        "state-0000004.pt",
+        "state-0000006.pt",
+    ]
+
+
+def test_a_log_line_cut_off_by_a_kill_comes_again(tmp_path: Path) -> None:
+    loop(tmp_path, steps=2).run(lambda first: batches(first, 2))
+    log = tmp_path / "losses.jsonl"
+    log.write_text(log.read_text() + '{"step": 3, "squ')
+    (tmp_path / ".tmp-0000-state-0000004.pt").write_bytes(b"half a state")
+    second = loop(tmp_path)
+    assert second.resume()
+    second.run(batches)
+    assert [row["step"] for row in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert list(tmp_path.glob(".tmp-*")) == []
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_a_step_that_is_not_finite_is_undone_and_counted(bad: int, tmp_path: Path) -> None:
+    learner = Line()
+    run = loop(tmp_path, learner)
+    for number, batch in enumerate(batches(0)):
+        before = [value.clone() for value in learner.network.parameters()]
+        moments = len(learner.optimizer.state)
+        if number == bad:
+            batch["x"][0] = float("inf")
+        run.step(batch)
+        same = [torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True)]
+        assert all(same) if number == bad else not any(same)
+        if number == bad:
+            assert len(learner.optimizer.state) == moments
+    assert (run.done, run.skipped) == (6, 1)
+
+
+def test_steps_that_stay_not_finite_end_the_run(tmp_path: Path) -> None:
+    run = loop(tmp_path, steps=100)
+    with pytest.raises(DivergedError, match=r"20 steps in a row were not finite; .*: try again"):
+        run.run(lambda _: ({"x": torch.full((4, 1), float("nan"))} for _ in range(100)))
+    assert run.skipped == MOST_SKIPS
+
+
+def test_a_loss_that_is_not_finite_is_refused_before_anything_changes() -> None:
+    network = nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(1, 1)).sum().backward()
+    before = network.weight.detach().clone()
+    with pytest.raises(NotFiniteError):
+        update(network, optimizer, float("inf"))
+    assert torch.equal(network.weight, before)
+    assert not optimizer.state
+
+
+def test_gradients_are_clipped_to_their_norm() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(network.parameters(), 1.0)
+    before = network.weight.detach().clone()
+    network(torch.full((1, 1), 100.0)).sum().backward()
+    update(network, optimizer, 0.0, most_gradient=0.5)
+    assert float(before - network.weight.detach()) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_samples_are_taken_at_their_rhythm_and_disturb_nothing(tmp_path: Path) -> None:
+    plain, sampled = Line(), Line()
+    loop(tmp_path / "plain", plain).run(batches)
+    run = loop(tmp_path / "sampled", sampled)
+    run.rhythm = Rhythm(6, save_every=2, sample_every=3)
+    run.on_sample = lambda step: {"drawn": float(torch.rand(())) * 0 + step}
+    run.run(batches)
+    assert [row.get("drawn") for row in losses(tmp_path / "sampled")] == [None, None, 3, None, None, 6]
+    assert torch.equal(plain.network.weight, sampled.network.weight)
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told() -> tuple[list[str], str]:
+        lines: list[str] = []
+        with progress("training", 5, 8, 4, lines.append) as report:
+            for step in (6, 7, 8):
+                report(step, {"l1": 0.5, "skipped": 2})
+        return lines, capsys.readouterr().err
+
+    (line,), shown = told()
+    assert line.startswith("training: step 8/8  l1 0.500  skipped 2  ")
+    assert line.endswith("0:00:00 left")
+    assert shown == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    lines, shown = told()
+    assert lines == []
+    assert "training from step 5" in shown
+    assert "3/3  l1 0.500  skipped 2  " in shown

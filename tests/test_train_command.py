@@ -1,0 +1,225 @@
+"""The command `train` and its run.json: settings are kept, or changed on purpose, and a run survives what happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from conftest import Cli, fails_in_one_line
+from lostgan_serve.errors import LostganError
+from lostgan_train.cli import semi, train
+from lostgan_train.loop import LOG_FILE
+from lostgan_train.run_file import RUN_FILE
+from training import OPTIONS, losses
+
+COMMAND = Path(sys.executable).parent / "lostgan-serve"
+
+
+def run(*words: object, command: Any = train) -> str:
+    """The output of `train` in this process. Raises what it raises."""
+    done = CliRunner().invoke(command, [str(word) for word in words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refused(match: str, *words: object) -> None:
+    with pytest.raises(LostganError, match=match) as caught:
+        run(*words)
+    assert caught.value.exit_code == 2
+
+
+def settings_of(out: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((out / RUN_FILE).read_text())["settings"]
+    return settings
+
+
+def test_a_resumed_run_needs_no_setting_again(scenes: Path, tmp_path: Path) -> None:
+    """Not one of them goes back to its default, and the result is that of the run in one go."""
+    own: tuple[object, ...] = (
+        "--l1-weight",
+        "5@1,1@3",
+        "--ema-decay",
+        0.9,
+        "--precision",
+        "bf16",
+        "--balance",
+        0.5,
+        "--norm",
+        "isla",
+    )
+    own += ("--discriminator-learning-rate", 2e-3, "--decay-steps", 2, "--checkpoint-every", 2)
+    run(*OPTIONS, *own, "--data", scenes, "--steps", 4, "--out", tmp_path / "whole")
+    run(*OPTIONS, *own, "--data", scenes, "--steps", 4, "--out", tmp_path / "parts")
+    for file in ("state-0000004.pt", "generator.safetensors"):
+        (tmp_path / "parts" / file).unlink()
+    before = settings_of(tmp_path / "parts")
+    run("--resume", "--out", tmp_path / "parts")
+    assert settings_of(tmp_path / "parts") == before
+    assert before["l1_weight"] == "5@1,1@3"
+    assert before["data"] == str(scenes)
+    whole, parts = ((tmp_path / name / "generator.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_changes_are_made_on_purpose_and_written_down(scenes: Path, tmp_path: Path) -> None:
+    run(*OPTIONS, "--data", scenes, "--steps", 2, "--out", tmp_path)
+    run("--resume", "--out", tmp_path, "--steps", 3, "--learning-rate", 1e-5)
+    run("--resume", "--out", tmp_path, "--steps", 4)
+    content = json.loads((tmp_path / RUN_FILE).read_text())
+    assert content["changes"] == [
+        {"after_step": 2, "changed": {"steps": [2, 3], "learning_rate": [1e-3, 1e-5]}},
+        {"after_step": 3, "changed": {"steps": [3, 4]}},
+    ]
+    assert (content["settings"]["learning_rate"], content["settings"]["steps"]) == (1e-5, 4)
+    assert len(losses(tmp_path)) == 4
+
+
+def test_what_a_run_cannot_change_is_refused(scenes: Path, tmp_path: Path) -> None:
+    run(*OPTIONS, "--data", scenes, "--steps", 1, "--out", tmp_path)
+    before = (tmp_path / RUN_FILE).read_bytes()
+    refused(r"run\.json: made with --batch 4, not 8", "--resume", "--out", tmp_path, "--batch", 8)
+    refused(r"made with --without \(\), not", "--resume", "--out", tmp_path, "--without", "image-head")
+    refused("--init and --resume exclude each other", "--resume", "--out", tmp_path, "--init", "x.safetensors")
+    refused("holds a run already", *OPTIONS, "--data", scenes, "--out", tmp_path)
+    refused("no state to resume from", "--resume", "--out", tmp_path / "none")
+    assert (tmp_path / RUN_FILE).read_bytes() == before
+    (tmp_path / RUN_FILE).write_text("{")
+    refused(r"run\.json: cannot be read", "--resume", "--out", tmp_path)
+
+
+def test_a_file_of_settings_takes_the_same_fields(scenes: Path, tmp_path: Path) -> None:
+    config = tmp_path / "tiny.json"
+    config.write_text(
+        json.dumps(
+            {"variant": "v1-64", "ch": 2, "batch": 4, "l1-weight": "3@2,1@4", "data": str(scenes), "perceptual": "none",
+             "workers": 0, "without": ["image-head"], "steps": 2}
+        )
+    )  # fmt: skip
+    run("--config", config, "--out", tmp_path / "run", "--steps", 1)
+    stored = settings_of(tmp_path / "run")
+    assert (stored["steps"], stored["ch"], stored["l1_weight"]) == (1, 2, "3@2,1@4")
+    assert stored["without"] == ["image-head"]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("{", "bad.json: cannot be read as JSON"),
+        ("[1]", "bad.json: must be an object"),
+        ('{"rate": 1}', "unknown setting 'rate'; known: accumulate, "),
+        ('{"ch": "wide"}', "--ch: 'wide' is no whole number"),
+        ('{"ch": true}', "--ch: True is no whole number"),
+        ('{"strict": 1}', "--strict: 1 is no flag"),
+        ('{"ch": 0}', r"bad\.json: --ch 0: at least 1"),
+        ('{"learning_rate": 0}', "--learning-rate 0.0: more than 0"),
+        ('{"learning_rate": "nan"}', "--learning-rate nan: more than 0"),
+        ('{"norm": "batch"}', r"bad\.json: --norm batch: one of isla, spade"),
+        ('{"without": ["head"]}', "--without .*: one of layout-to-mask"),
+        ('{"l1_weight": "1@5,2@3"}', "--l1-weight: '1@5,2@3': values of 0 or more at ascending steps"),
+        ('{"l1_weight": -1}', "--l1-weight: -1: values of 0 or more"),
+        ("{}", "give --data and --perceptual, here or in the file of --config"),
+    ],
+)
+def test_a_bad_file_of_settings_is_one_line(content: str, match: str, tmp_path: Path) -> None:
+    config = tmp_path / "bad.json"
+    config.write_text(content)
+    refused(match, "--config", config, "--out", tmp_path / "run", "--variant", "v1-64")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [train, semi])
+def test_help_shows_every_setting_in_its_group(command: Any) -> None:
+    text = run("--help", command=command)
+    for group in ("Run:", "Data:", "Networks:", "Updates:", "Losses:", "State and samples:"):
+        assert f"\n{group}\n" in text, group
+    assert ("Detector and pseudo-labels:" in text) is (command is semi)
+    for option in [line.split()[0] for line in text.splitlines() if line.startswith("  --")]:
+        assert text.count(f"  {option} ") == 1, option
+    flat = " ".join(text.split())
+    assert "Width of the generator. [default: 64]" in flat
+    assert "Seed of all that is random in the run. [default: 0]" in flat
+
+
+def test_a_dry_run_writes_nothing(scenes: Path, tmp_path: Path) -> None:
+    assert "adversarial" in run(*OPTIONS, "--data", scenes, "--out", tmp_path / "run", "--dry-run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_killed_at_any_moment_a_run_ends_in_the_same_weights(scenes: Path, tmp_path: Path) -> None:
+    options = (*OPTIONS, "--data", scenes, "--steps", 30, "--checkpoint-every", 3)
+    run(*options, "--out", tmp_path / "whole")
+    out = tmp_path / "killed"
+    rng = random.Random(5)
+    words, kills = [*options, "--out", out], 0
+    while kills < 3:
+        process = subprocess.Popen(
+            [COMMAND, "train", *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        started = _steps(out)
+        _wait(lambda: _steps(out) > started or process.poll() is not None)  # noqa: B023
+        time.sleep(rng.uniform(0, 0.5))
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait(60)
+        words = ["--resume", "--out", out]
+        if _steps(out) >= 30:
+            break
+    run("--resume", "--out", out)
+    assert kills > 0
+    for name in ("generator.safetensors", "discriminator.safetensors", "losses.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (out / name).read_bytes(), name
+    assert list(out.glob(".tmp-*")) == []
+
+
+def _steps(out: Path) -> int:
+    return len((out / LOG_FILE).read_bytes().splitlines()) if (out / LOG_FILE).exists() else 0
+
+
+def _wait(ready: Any) -> None:
+    deadline = time.monotonic() + 120
+    while not ready() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_sigterm_saves_and_the_command_resumes(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "run"
+    options = [*OPTIONS, "--data", scenes, "--out", out, "--workers", 1]
+    words = [str(word) for word in (COMMAND, "train", *options, "--steps", 100_000)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    _wait((out / LOG_FILE).exists)
+    os.killpg(process.pid, signal.SIGTERM)  # as a terminal or a cluster does: to the loading process, too
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"go on with: --resume --out {out}" in output
+    done = len(losses(out))
+    assert (out / f"state-{done:07}.pt").is_file()
+    fails_in_one_line(cli("train", *options), [out, "holds a run already", "--resume"])
+    cli("train", "--resume", "--out", out, "--steps", done + 2, check=True)
+    assert len(losses(out)) == done + 2
+
+
+def test_a_full_disk_ends_the_run_and_the_last_state_stays(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    """No file may grow beyond what the log needs: the kernel refuses the next state, as a full disk does."""
+    out = tmp_path / "run"
+    cli("train", *OPTIONS, "--data", scenes, "--out", out, "--checkpoint-every", 2, "--steps", 2, check=True)
+    before = {path.name: path.read_bytes() for path in out.glob("*.[ps]*t*")}
+    resumed = ["train", "--resume", "--out", out, "--steps", 4]
+    full = cli(*resumed, file_limit_bytes=200_000)
+    fails_in_one_line(full, [out / "state-0000004.pt", "too large"])
+    assert {path.name: path.read_bytes() for path in out.glob("*.[ps]*t*")} == before
+    cli(*resumed, check=True)
+    assert [row["step"] for row in losses(out)] == [1, 2, 3, 4]
+    (out / LOG_FILE).unlink()
+    (out / LOG_FILE).symlink_to("/dev/full")
+    fails_in_one_line(cli("train", "--resume", "--out", out, "--steps", 5), [out / LOG_FILE, "No space left"])

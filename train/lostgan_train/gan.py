@@ -1,0 +1,331 @@
+"""Adversarial training of a LostGAN: the step of section 2.2.5, and the run around it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from lostgan_serve.contract import Z_DIM
+from lostgan_serve.errors import CheckpointError, TrainingError
+from lostgan_serve.files import write_file
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train import distributed
+from lostgan_train.data import Batch, LayoutDataset, Sampling, Source, batches_of
+from lostgan_train.loop import LOG_FILE, STATE_FILES, Loop, Rhythm, Stateful, update
+from lostgan_train.losses import adversarial_loss, discriminator_loss
+from lostgan_train.networks.checkpoint import (
+    Checkpoint,
+    DiscriminatorCheckpoint,
+    load_checkpoint,
+    load_discriminator,
+    save_checkpoint,
+    save_discriminator,
+)
+from lostgan_train.networks.discriminator import Discriminator, DiscriminatorConfig
+from lostgan_train.networks.formulation import OURS, Formulation
+from lostgan_train.networks.generator import Generator, GeneratorConfig, Norm
+from lostgan_train.networks.importer import mask_classes
+from lostgan_train.networks.layers import initialize
+from lostgan_train.perceptual import perceptual_loss
+from lostgan_train.settings import TrainSettings
+from lostgan_train.sheets import curves, sample_sheet
+
+_BETAS = (0.0, 0.999)
+_SEED_STRIDE = 1_000_003
+_HINT = "go on from it with --resume and a lower --learning-rate, or --precision fp32"
+
+
+class GAN:
+    """Generator, discriminator, the averaged generator, and the updates of them; one process's share of each.
+
+    settings: of the run. vocabulary: the data set's. formulation: the parts that both networks are built of. Raises
+    TrainingError for a batch that does not divide into the processes' parts, or parts too small to normalize over, and
+    CheckpointError for the perceptual loss's weights.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, vocabulary: Vocabulary, fabric: Fabric, formulation: Formulation = OURS
+    ) -> None:
+        self.settings, self.vocabulary = settings, vocabulary
+        self.fabric, self.device = fabric, fabric.device
+        config = _generator_config(settings, vocabulary)
+        _check_parts(settings, config, fabric.world_size)
+        generator = Generator(config, formulation)
+        width = settings.discriminator_ch or settings.ch
+        discriminator = Discriminator(DiscriminatorConfig(config.resolution, len(vocabulary), width), formulation)
+        initialize(generator, settings.seed)
+        initialize(discriminator, settings.seed + 1)
+        for network in (generator, discriminator):
+            distributed.synchronize_batch_norm(network)
+        self.generator = generator.to(self.device).to(memory_format=torch.channels_last).train()
+        self.discriminator = discriminator.to(self.device).to(memory_format=torch.channels_last).train()
+        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.perceptual = perceptual_loss(settings.perceptual)
+        if self.perceptual is not None:
+            self.perceptual.to(self.device)
+        self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), settings.learning_rate, _BETAS)
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), betas=_BETAS)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+
+    @property
+    def state(self) -> Mapping[str, Stateful]:
+        """The parts that a step changes, by name."""
+        return {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "ema": self.ema,
+            "generator_optimizer": self.generator_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "scaler": self.scaler,
+        }
+
+    def step(self, batch: Batch, number: int) -> dict[str, float]:
+        """Update the discriminator as often as the settings say, then the generator. Raises NotFiniteError.
+
+        batch: this process's share of the images of all these updates.
+        """
+        self._set_rates(number)
+        losses: dict[str, float] = {}
+        for parts in self._updates(batch, number):
+            fake = self._update_discriminator(parts, number, losses)
+        self._update_generator(parts, fake, number, losses)
+        self._average(number)
+        return losses
+
+    def start(self, echo: Callable[[str], None]) -> None:
+        """Begin with the weights of `settings.init` and `settings.init_discriminator`. Of another variant, width or
+        ablation, those layers are taken that both have, by name and shape. Raises CheckpointError."""
+        if (path := self.settings.init) is not None:
+            generator = load_checkpoint(path)
+            self._take(path, generator.generator, generator.vocabulary, (self.generator, self.ema), echo)
+        if (path := self.settings.init_discriminator) is not None:
+            judge = load_discriminator(path)
+            self._take(path, judge.discriminator, judge.vocabulary, (self.discriminator,), echo)
+
+    def _take(
+        self,
+        path: Path,
+        theirs: nn.Module,
+        vocabulary: Vocabulary,
+        ours: Sequence[nn.Module],
+        echo: Callable[[str], None],
+    ) -> None:
+        if vocabulary.labels != self.vocabulary.labels:
+            raise CheckpointError(
+                f"{path}: made for {vocabulary.name}, the data are {self.vocabulary.name}; start without it"
+            )
+        own, weights = ours[0].state_dict(), theirs.state_dict()
+        fitting = {name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape}
+        for network in ours:
+            network.load_state_dict(own | fitting)
+        echo(f"{path}: {len(fitting)} of {len(own)} tensors start from it")
+
+    def _set_rates(self, number: int) -> None:
+        settings = self.settings
+        left = settings.steps - number
+        share = min(1.0, left / settings.decay_steps) if settings.decay_steps else 1.0
+        rates = (settings.learning_rate, settings.discriminator_learning_rate or settings.learning_rate)
+        for optimizer, rate in zip((self.generator_optimizer, self.discriminator_optimizer), rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
+
+    def _weights(self, number: int) -> tuple[float, float]:
+        """The adversarial weights of images and of objects; a head of weight 0 gets no gradient and gives none."""
+        settings = self.settings
+        on_image = 0.0 if "image-head" in settings.without else settings.image_weight.at(number)
+        on_objects = 0.0 if "object-head" in settings.without else settings.object_weight.at(number)
+        return on_image, on_objects
+
+    def _update_discriminator(self, parts: list[Batch], number: int, losses: dict[str, float]) -> Tensor:
+        """Equation 14. Returns the images of the last part, to be judged again."""
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        reuse = len(parts) == 1
+        total = torch.zeros((), device=self.device)
+        for part in parts:
+            with self._autocast(), nullcontext() if reuse else torch.no_grad():
+                fake = self._generate(part)
+            with self._autocast():
+                real = self.discriminator(part["image"], part["labels"], part["boxes"])
+                judged = self.discriminator(fake.detach(), part["labels"], part["boxes"])
+                loss = discriminator_loss(real, judged, part["weights"], *self._weights(number)) / len(parts)
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        losses["discriminator"] = distributed.mean(self.fabric, total)
+        update(self.discriminator, self.discriminator_optimizer, losses["discriminator"], scaler=self.scaler)
+        return fake
+
+    def _update_generator(self, parts: list[Batch], fake: Tensor, number: int, losses: dict[str, float]) -> None:
+        """Equation 11."""
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        self.discriminator.requires_grad_(False)
+        totals: dict[str, Tensor] = {}
+        for part in parts:
+            with self._autocast():
+                image = fake if len(parts) == 1 else self._generate(part)
+                judged = self.discriminator(image, part["labels"], part["boxes"])
+                terms = {
+                    "adversarial": adversarial_loss(judged, *self._weights(number)),
+                    "l1": self.settings.l1_weight.at(number) * F.l1_loss(image, part["image"]),
+                }
+                if self.perceptual is not None:
+                    weight = self.settings.perceptual_weight.at(number)
+                    terms["perceptual"] = weight * self.perceptual(image, part["image"])
+            self.scaler.scale(torch.stack(list(terms.values())).sum() / len(parts)).backward()
+            for name, term in terms.items():
+                totals[name] = totals.get(name, 0) + term.detach() / len(parts)
+        self.discriminator.requires_grad_(True)
+        losses |= {name: distributed.mean(self.fabric, total) for name, total in totals.items()}
+        update(self.generator, self.generator_optimizer, sum(losses.values()), scaler=self.scaler)
+
+    @torch.no_grad()
+    def _average(self, number: int) -> None:
+        decay = min(self.settings.ema_decay, (1 + number) / (10 + number))
+        for ours, theirs in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
+            ours.lerp_(theirs.detach(), 1 - decay)
+        for (name, mine), others in zip(self.ema.named_buffers(), self.generator.buffers(), strict=True):
+            if name.endswith(("running_mean", "running_var")):
+                mine.lerp_(others, 1 - decay)
+            else:
+                mine.copy_(others)
+
+    def _generate(self, part: Batch) -> Tensor:
+        image: Tensor = self.generator(part["labels"], part["boxes"], part["z_obj"], part["z_img"]).image
+        return image.float().contiguous(memory_format=torch.channels_last)
+
+    def _autocast(self) -> torch.autocast:
+        """Not Fabric's: on a CPU it would turn fp16 into bf16."""
+        dtype = torch.float16 if self.settings.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.settings.precision != "fp32")
+
+    def _updates(self, batch: Batch, number: int) -> Iterator[list[Batch]]:
+        """For each update this process's share of it, with style codes, on the device, in `accumulate` parts."""
+        settings, world, rank = self.settings, self.fabric.world_size, self.fabric.global_rank
+        updates, slots = settings.discriminator_updates, batch["labels"].shape[1]
+        rng = torch.Generator().manual_seed(settings.seed * _SEED_STRIDE + number)
+        codes = {
+            "z_obj": torch.randn(updates, settings.batch, slots, Z_DIM, generator=rng),
+            "z_img": torch.randn(updates, settings.batch, Z_DIM, generator=rng),
+        }
+        shares = {name: list(tensor.chunk(updates)) for name, tensor in batch.items()}
+        shares |= {name: [each.chunk(world)[rank] for each in code] for name, code in codes.items()}
+        for k in range(updates):
+            whole = {name: share[k].to(self.device, non_blocking=True) for name, share in shares.items()}
+            whole["image"] = whole["image"].contiguous(memory_format=torch.channels_last)
+            chunks = {name: tensor.chunk(settings.accumulate) for name, tensor in whole.items()}
+            yield [{name: chunk[p] for name, chunk in chunks.items()} for p in range(settings.accumulate)]
+
+
+def _generator_config(settings: TrainSettings, vocabulary: Vocabulary) -> GeneratorConfig:
+    return GeneratorConfig(
+        settings.variant,
+        len(vocabulary),
+        settings.ch,
+        mask_classes(vocabulary),
+        cast(Norm, settings.norm),
+        layout_to_mask="layout-to-mask" not in settings.without,
+        mask_refinement="mask-refinement" not in settings.without,
+    )
+
+
+def _check_parts(settings: TrainSettings, config: GeneratorConfig, world: int) -> None:
+    """Raise TrainingError where a batch does not divide, or where batch norm would see a single value of a channel:
+    pyramid pooling normalizes maps of 1 x 1."""
+    parts = world * settings.accumulate
+    if settings.batch % parts:
+        raise TrainingError(
+            f"--batch {settings.batch} does not divide into {world} processes x {settings.accumulate} parts; "
+            f"choose a multiple of {parts}"
+        )
+    if settings.batch // settings.accumulate == 1 and config.refines_masks and config.pyramid_block is not None:
+        raise TrainingError(
+            f"--batch {settings.batch} in {settings.accumulate} parts: {config.variant} normalizes over the images of "
+            "a part, which must be 2 or more; raise --batch or lower --accumulate"
+        )
+
+
+class TrainingRun:
+    """One process of a run: a GAN, its data and its loop.
+
+    source: the data. out: the folder of the run. echo: where progress is told. formulation: the parts that both
+    networks are built of. Raises what `GAN` raises.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        source: Source,
+        out: Path,
+        echo: Callable[[str], None] = print,
+        formulation: Formulation = OURS,
+    ) -> None:
+        self.settings, self.source, self.out, self.echo = settings, source, out, echo
+        fabric = distributed.start()
+        self.gan = GAN(settings, source.vocabulary, fabric, formulation)
+        self.dataset = LayoutDataset(source, self.gan.generator.config.resolution, seed=settings.seed)
+        rhythm = Rhythm(settings.steps, settings.checkpoint_every, settings.keep, settings.sample_every)
+        images = settings.batch * settings.discriminator_updates
+        about = {"vocabulary": source.vocabulary.labels, "images": len(self.dataset)}
+        self.loop = Loop(
+            "training", self.gan, out, rhythm,
+            fabric=fabric, seed=settings.seed, images=images, about=about, hint=_HINT, echo=echo,
+        )  # fmt: skip
+        self.loop.on_save, self.loop.on_sample = self._release, self._write_samples
+
+    def start(self) -> None:
+        """Begin with the weights that the settings name. Raises CheckpointError."""
+        self.gan.start(self.echo)
+
+    def run(self) -> None:
+        """Train up to `settings.steps`, or until SIGTERM or SIGINT; either way the state is saved. Raises DivergedError
+        where steps stay not finite, and OutputError."""
+        finished = self.loop.run(self.batches)
+        if not finished:
+            self.echo(f"stopped after step {self.loop.done}; go on with: --resume --out {self.out}")
+        elif self.loop.fabric.is_global_zero:
+            write_file(self.out / "curves.png", curves(self.out / LOG_FILE))
+
+    def resume(self) -> None:
+        """Go on from the newest state that can be read. Raises CheckpointError where there is none, or it is of data
+        with other labels."""
+        self.loop.require_state(self._check)
+
+    def has_state(self) -> bool:
+        """Whether the folder holds a state."""
+        return any(self.out.glob(STATE_FILES))
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        """This process's batches from step `first` on, epoch by epoch; an epoch's last, incomplete one is left out.
+
+        Raises TrainingError where the data have fewer images than a step."""
+        settings, fabric = self.settings, self.loop.fabric
+        sampling = Sampling(
+            settings.batch, settings.seed, settings.discriminator_updates, settings.balance,
+            fabric.global_rank, fabric.world_size,
+        )  # fmt: skip
+        if len(self.dataset) < sampling.images:
+            raise TrainingError(f"--batch {sampling.images} is more than the {len(self.dataset)} images; lower it")
+        return batches_of(self.dataset, sampling, first, settings.steps, settings.workers)
+
+    def _check(self, file: Path, about: Mapping[str, Any]) -> None:
+        if about["vocabulary"] != self.source.vocabulary.labels:
+            raise CheckpointError(f"{file}: made with data of other labels; resume with the --data of that run")
+        if about["images"] != len(self.dataset):
+            self.echo(f"note: {file} was made with {about['images']} images, these are {len(self.dataset)}")
+
+    def _release(self) -> None:
+        vocabulary = self.source.vocabulary
+        judge = DiscriminatorCheckpoint(self.gan.discriminator, vocabulary)
+        save_checkpoint(self.out / "generator.safetensors", Checkpoint(self.gan.ema, vocabulary, "trained"))
+        save_discriminator(self.out / "discriminator.safetensors", judge)
+
+    def _write_samples(self, step: int) -> Mapping[str, float]:
+        write_file(self.out / "samples" / f"step-{step:07}.png", sample_sheet(self.gan.ema, self.dataset))
+        return {}

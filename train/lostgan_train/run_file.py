@@ -1,0 +1,72 @@
+"""`run.json`: all settings of a run, kept in its folder, and every change that was made to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Generic
+
+from lostgan_serve.errors import CheckpointError, TrainingError
+from lostgan_serve.files import write_file
+from lostgan_train.settings import S, build, option_name
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunFile(Generic[S]):
+    """The settings of the run in `out`, and the changes before them: after which step, and what became of what."""
+
+    out: Path
+    settings: S
+    changes: tuple[Mapping[str, Any], ...] = ()
+
+    def override(self, options: Mapping[str, Any]) -> S:
+        """The settings with options in place of some of them. Raises CheckpointError for one that a run cannot change,
+        and TrainingError for an impossible one."""
+        settings = build(type(self.settings), {**self.settings.to_json(), **options})
+        for name, (old, new) in self._changed(settings).items():
+            if next(item for item in fields(settings) if item.name == name).metadata["fixed"]:
+                raise CheckpointError(
+                    f"{self.out / RUN_FILE}: made with {option_name(name)} {old}, not {new}; leave that option out, or "
+                    "begin anew in another --out"
+                )
+        return settings
+
+    def record(self, settings: S, step: int) -> None:
+        """Write the settings that hold after a step, and what changed, if anything did. Raises OutputError."""
+        if changed := self._changed(settings):
+            RunFile(self.out, settings, (*self.changes, {"after_step": step, "changed": changed})).write()
+
+    def _changed(self, settings: S) -> dict[str, list[Any]]:
+        before = self.settings.to_json()
+        return {name: [before[name], new] for name, new in settings.to_json().items() if before[name] != new}
+
+    def write(self) -> None:
+        """Write the file, whole or not at all. Raises OutputError."""
+        content = {"settings": self.settings.to_json(), "changes": self.changes}
+        write_file(self.out / RUN_FILE, json.dumps(content, indent=1).encode())
+
+
+def new_run(kind: type[S], out: Path, values: Mapping[str, Any]) -> S:
+    """The settings of a new run: given values over defaults.
+
+    Raises TrainingError where the folder holds a run, or a setting is missing or impossible.
+    """
+    if (out / RUN_FILE).exists():
+        raise TrainingError(f"{out}: holds a run already; go on with --resume, or choose another --out")
+    return build(kind, values)
+
+
+def read_run(kind: type[S], out: Path) -> RunFile[S]:
+    """The run in a folder. Raises CheckpointError where it holds none that can be read."""
+    path = out / RUN_FILE
+    try:
+        content = json.loads(path.read_bytes())
+        return RunFile(out, build(kind, content["settings"]), tuple(content["changes"]))
+    except FileNotFoundError:
+        raise CheckpointError(f"{out}: no state to resume from; start the run without --resume") from None
+    except (OSError, ValueError, LookupError, TypeError, TrainingError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({type(error).__name__}); restore it, or begin anew") from None

@@ -1,0 +1,150 @@
+"""The Faster R-CNN of the first stage, and the updates of it."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, fasterrcnn_resnet50_fpn
+from torchvision.ops import FrozenBatchNorm2d, box_convert
+
+from lostgan_serve.contract import IMAGE_LABEL
+from lostgan_serve.errors import CheckpointError
+from lostgan_train import distributed
+from lostgan_train.data import Batch
+from lostgan_train.loop import Stateful, update
+from lostgan_train.settings import SemiSettings
+
+SIDE_PX = 320
+"""The detector sees every image stretched to a square of this side, as the LostGAN sees it at its own."""
+
+LEARNING_RATE, WARM_UP = 5e-4, 200
+"""The rate rises to this over the first steps (or a tenth of all, if that is less), then falls as a half cosine."""
+
+_MOST_GRADIENT = 10.0
+_BUILDERS = {"mobilenet": fasterrcnn_mobilenet_v3_large_320_fpn, "resnet50": fasterrcnn_resnet50_fpn}
+_BODY = "backbone.body."
+_CLASSES = "roi_heads.box_predictor."
+
+
+def build_detector(architecture: str, labels: int) -> nn.Module:
+    """An untrained Faster R-CNN for `labels` ids; 0, which is `__image__` in a vocabulary, is its background.
+
+    architecture: "mobilenet" (MobileNetV3 under a feature pyramid, which in the same time sees several times as many
+    images) or "resnet50", as in the paper. The box head learns from 64 regions of an image, as in Fast R-CNN:
+    torchvision's 512 would be most of the work.
+    """
+    detector = _BUILDERS[architecture](
+        weights=None,
+        weights_backbone=None,
+        num_classes=labels,
+        min_size=SIDE_PX,
+        max_size=SIDE_PX,
+        box_batch_size_per_image=64,
+        rpn_pre_nms_top_n_train=1000,
+        rpn_post_nms_top_n_train=300,
+    )
+    return cast(nn.Module, detector)
+
+
+def load_weights(detector: nn.Module, path: Path, echo: Callable[[str], None]) -> None:
+    """Start a detector from torchvision's weights of the same architecture: a whole Faster R-CNN, whose last layer is
+    left out, or a classifier, which becomes the backbone. Batch norm is frozen then, as torchvision does.
+
+    Raises CheckpointError for a file that is missing, broken or of another network.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        given: dict[str, Tensor] = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as a state dict ({type(error).__name__}); name a file of torchvision's weights"
+        ) from error
+    _freeze_norms(detector)
+    own = detector.state_dict()
+    if not any(name.startswith("backbone.") for name in given):
+        given = {_BODY + name.removeprefix("features."): value for name, value in given.items()}
+    fitting = {
+        name: value
+        for name, value in given.items()
+        if name in own and own[name].shape == value.shape and not name.startswith(_CLASSES)
+    }
+    body = [name for name in own if name.startswith(_BODY)]
+    if missing := [name for name in body if name not in fitting]:
+        raise CheckpointError(
+            f"{path}: {len(missing)} of {len(body)} tensors of the backbone are not in it (such as {missing[0]}); "
+            "check --detector"
+        )
+    detector.load_state_dict(own | fitting)
+    echo(f"{path}: {len(fitting)} of {len(own)} tensors of the detector start from it")
+
+
+def _freeze_norms(network: nn.Module) -> None:
+    for parent in list(network.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(module.num_features, module.eps)
+                frozen.load_state_dict(module.state_dict())
+                setattr(parent, name, frozen)
+
+
+class Detector:
+    """A detector and the updates of it, for a `Loop`.
+
+    labels: ids of the vocabulary. Raises CheckpointError for weights that cannot be used.
+    """
+
+    def __init__(self, settings: SemiSettings, labels: int, fabric: Fabric, echo: Callable[[str], None]) -> None:
+        self.steps, self.fabric = settings.detector_steps, fabric
+        torch.manual_seed(settings.seed)
+        self.network = build_detector(settings.detector, labels)
+        if settings.detector_weights is not None:
+            load_weights(self.network, settings.detector_weights, echo)
+        distributed.synchronize_batch_norm(self.network)
+        self.network.to(fabric.device).train()
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE, weight_decay=1e-4)
+
+    @property
+    def state(self) -> Mapping[str, Stateful]:
+        """The parts that a step changes, by name."""
+        return {"detector": self.network, "optimizer": self.optimizer}
+
+    def step(self, batch: Batch, number: int) -> dict[str, float]:
+        """Make one update. Returns the losses by name. Raises NotFiniteError."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(number)
+        terms = self.network(images_of(batch, self.fabric.device), _targets(batch, self.fabric.device))
+        total = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        update(
+            self.network, self.optimizer, distributed.mean(self.fabric, total.detach()), most_gradient=_MOST_GRADIENT
+        )
+        return {name.removeprefix("loss_"): float(loss.detach()) for name, loss in terms.items()}
+
+    def _rate(self, number: int) -> float:
+        warm_up = min(WARM_UP, math.ceil(self.steps / 10))
+        return LEARNING_RATE * min(1, (number + 1) / warm_up) * (1 + math.cos(math.pi * number / self.steps)) / 2
+
+
+def images_of(batch: Batch, device: torch.device) -> list[Tensor]:
+    """A batch as torchvision's detectors take it: [3, S, S] in [0, 1] each."""
+    return list((batch["image"].to(device) + 1) / 2)
+
+
+def _targets(batch: Batch, device: torch.device) -> list[dict[str, Tensor]]:
+    """boxes [N, 4] (corners in px) and labels [N] of each image: neither empty slots, nor a background object, nor what
+    is under a pixel wide."""
+    sizes = batch["boxes"] * SIDE_PX
+    corners = box_convert(sizes, "xywh", "xyxy")
+    real = (batch["labels"] != IMAGE_LABEL) & (sizes[..., 2:] > 1).all(-1)
+    return [
+        {"boxes": boxes[own].to(device), "labels": labels[own].to(device)}
+        for boxes, labels, own in zip(corners, batch["labels"], real, strict=True)
+    ]
