@@ -41,12 +41,14 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(source: Source
 
 
 def test_a_run_leaves_what_it_should(source: Source, tmp_path: Path) -> None:
-    run = training(source, tmp_path, steps=6)
+    said: list[str] = []
+    run = training(source, tmp_path, steps=6, sample_every=4)
+    run.echo = said.append
     run.run()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         *("state-0000004.pt", "state-0000006.pt", "generator.safetensors", "discriminator.safetensors", "samples"),
-        *(LOG_FILE, "curves.png", BOARD_FOLDER),
+        *(LOG_FILE, "curves.png", BOARD_FOLDER, "classifier"),
     }
     assert [row["step"] for row in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
     board = EventAccumulator(str(tmp_path / BOARD_FOLDER)).Reload()
@@ -54,6 +56,8 @@ def test_a_run_leaves_what_it_should(source: Source, tmp_path: Path) -> None:
     released = load_checkpoint(tmp_path / "generator.safetensors")
     assert (released.weights, released.vocabulary.name) == ("trained", "scenes")
     assert Image.open(tmp_path / "samples" / "step-0000004.png").width > 1000
+    assert "samples of step 4 (real ones): dark skies " in "".join(said)
+    assert {"dark_sky", "sky_spread", "recognised", "recognised_rarest"} < losses(tmp_path)[3].keys()
 
 
 def test_a_step_changes_both_networks_and_the_average_follows(source: Source, tmp_path: Path) -> None:

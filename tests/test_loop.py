@@ -14,6 +14,7 @@ from torch import nn
 from lostgan_serve.errors import DivergedError
 from lostgan_train import distributed
 from lostgan_train.data import Batch
+from lostgan_train.distributed import Processes
 from lostgan_train.loop import MOST_SKIPS, Loop, NotFiniteError, Rhythm, Stateful, update
 from lostgan_train.progress import progress
 from training import losses
@@ -41,7 +42,7 @@ class Line:
         with torch.no_grad():
             self.network.bias.add_(0.5)  # as a network that moves before the loss is known to be finite
         square = float(loss.detach())
-        update(self.network, self.optimizer, square)
+        update(self.network, self.optimizer, square, Processes())
         return {"square": square}
 
 
@@ -56,7 +57,7 @@ def loop(out: Path, learner: Line | None = None, steps: int = 6, keep: int = 2) 
         learner or Line(),
         out,
         Rhythm(steps, save_every=2, keep=keep),
-        fabric=distributed.start(),
+        processes=distributed.start(),
         seed=0,
         images=4,
         about={"of": "a test"},
@@ -132,7 +133,7 @@ def test_a_loss_that_is_not_finite_is_refused_before_anything_changes() -> None:
     network(torch.ones(1, 1)).sum().backward()
     before = network.weight.detach().clone()
     with pytest.raises(NotFiniteError):
-        update(network, optimizer, float("inf"))
+        update(network, optimizer, float("inf"), Processes())
     assert torch.equal(network.weight, before)
     assert not optimizer.state
 
@@ -142,7 +143,7 @@ def test_gradients_are_clipped_to_their_norm() -> None:
     optimizer = torch.optim.SGD(network.parameters(), 1.0)
     before = network.weight.detach().clone()
     network(torch.full((1, 1), 100.0)).sum().backward()
-    update(network, optimizer, 0.0, most_gradient=0.5)
+    update(network, optimizer, 0.0, Processes(), most_gradient=0.5)
     assert float(before - network.weight.detach()) == pytest.approx(0.5, rel=1e-4)
 
 

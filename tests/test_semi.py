@@ -227,14 +227,14 @@ def test_a_detector_of_another_run_is_refused(
     settings: SemiSettings, source: Source, tiny: None, tmp_path: Path
 ) -> None:
     annotated, _ = parts(settings, source)
-    fabric = distributed.start()
-    _, loop = detector_loop(settings, annotated, tmp_path, {"seed": 0}, fabric, lambda _: None)
+    processes = distributed.start()
+    _, loop = detector_loop(settings, annotated, tmp_path, {"seed": 0}, processes, lambda _: None)
     loop.out.mkdir(exist_ok=True)
     loop.save()
     with pytest.raises(TrainingError, match="made with seed 0, not 1"):
-        detector_loop(settings, annotated, tmp_path, {"seed": 1}, fabric, lambda _: None)
+        detector_loop(settings, annotated, tmp_path, {"seed": 1}, processes, lambda _: None)
     with pytest.raises(TrainingError, match="--detector-batch 50 is more than the"):
-        detector_loop(replace(settings, detector_batch=50), annotated, tmp_path, {"seed": 0}, fabric, lambda _: None)
+        detector_loop(replace(settings, detector_batch=50), annotated, tmp_path, {"seed": 0}, processes, lambda _: None)
 
 
 def test_detecting_leaves_out_images_that_cannot_be_decoded(
@@ -245,8 +245,8 @@ def test_detecting_leaves_out_images_that_cannot_be_decoded(
     broken.write_bytes(b"no image")
     examples = (replace(unlabelled.examples[0], image=broken), *unlabelled.examples[1:])
     network = FakeDetector([[0.0, 0.0, 320.0, 320.0]], [1], [0.9])
-    fabric = distributed.start()
-    found = detect(network, replace(unlabelled, examples=examples), 0.05, 3, 0, fabric, lambda _: None)
+    processes = distributed.start()
+    found = detect(network, replace(unlabelled, examples=examples), 0.05, 3, 0, processes, lambda _: None)
     assert found is not None
     assert sorted(found) == list(range(1, len(examples)))
     assert found[1]["boxes"] == [[0.0, 0.0, 1.0, 1.0]]

@@ -23,7 +23,7 @@ SETTINGS = TrainSettings(
     batch=4,
     learning_rate=1e-3,
     checkpoint_every=2,
-    sample_every=4,
+    sample_every=100,
     workers=0,
 )
 OPTIONS = (

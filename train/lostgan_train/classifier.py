@@ -6,10 +6,12 @@ large it is, so a picture that shows nothing earns nothing. Objects of every siz
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -19,6 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import masks_to_boxes, roi_align
 
 from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.data import Batch
+from lostgan_train.distributed import Processes
+from lostgan_train.loop import Loop, Rhythm, Stateful, update
 from lostgan_train.synthetic.compose import Scene, draw_scene
 
 CROP_PX = 32
@@ -27,7 +32,10 @@ EPOCHS = 6
 _DRAWN_PX = 128
 _WIDTH = 16
 _BATCH = 64
-_LEARNING_RATE = 3e-3
+_LEARNING_RATE, _WARM_UP = 3e-3, 0.3
+"""The rate rises to this over the first share of the steps, then falls as a half cosine."""
+
+_SEED_STRIDE = 7_919
 _CROPS_AT_ONCE = 512
 _MOST_WORKERS = 8
 
@@ -94,37 +102,79 @@ def ids_of(scene: Scene) -> Tensor:
     return torch.tensor([vocabulary.id_of(label) for label in scene.labels])
 
 
-def train_classifier(
-    crops: Tensor, labels: Tensor, progress: Callable[[int], object], epochs: int = EPOCHS, seed: int = 0
-) -> nn.Module:
-    """Learn labels from crops, both as of `draw_crops`; a function of them and `seed`. progress: told of each crop.
+class Classifier:
+    """A small network that learns labels from crops, for a `Loop`; crops: [N, 3, CROP_PX, CROP_PX] uint8.
 
-    Returns a network in evaluation mode: [N, 3, CROP_PX, CROP_PX] in [-1, 1] -> scores [N, labels in "scenes"].
+    labels: how many ids there are. steps: all of the training, over which the rate rises and falls.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = _network(len(Vocabulary.built_in("scenes")))
-        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
-        steps = epochs * -(-len(crops) // _BATCH)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, steps)
-        for _ in range(epochs):
-            for chosen in torch.randperm(len(crops)).split(_BATCH):
-                loss = F.cross_entropy(network(_scaled(crops[chosen])), labels[chosen], label_smoothing=0.05)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                progress(len(chosen))
-    return network.eval()
+
+    def __init__(self, labels: int, steps: int, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = _network(labels)
+        self.steps = steps
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.01)
+
+    @property
+    def state(self) -> Mapping[str, Stateful]:
+        """The parts that a step changes, by name."""
+        return {"network": self.network, "optimizer": self.optimizer}
+
+    def step(self, batch: Batch, number: int) -> dict[str, float]:
+        """Make one update. Raises NotFiniteError."""
+        warm_up = max(1, round(_WARM_UP * self.steps))
+        for group in self.optimizer.param_groups:
+            share = (1 + math.cos(math.pi * number / self.steps)) / 2
+            group["lr"] = _LEARNING_RATE * min(1, (number + 1) / warm_up) * share
+        loss = F.cross_entropy(self.network(_scaled(batch["crops"])), batch["labels"], label_smoothing=0.05)
+        self.optimizer.zero_grad()
+        loss.backward()
+        value = float(loss.detach())
+        update(self.network, self.optimizer, value, Processes())
+        return {"cross entropy": value}
 
 
-def _network(classes: int) -> nn.Sequential:
+def train_classifier(
+    crops: Tensor,
+    labels: Tensor,
+    vocabulary: Vocabulary,
+    folder: Path,
+    processes: Processes,
+    echo: Callable[[str], None],
+    epochs: int = EPOCHS,
+    seed: int = 0,
+) -> nn.Module | None:
+    """Learn labels from crops, [N, 3, CROP_PX, CROP_PX] uint8 and [N] ids; a function of them and `seed`.
+
+    folder: keeps the state; where it is finished already, nothing is learnt again. Returns a network in evaluation
+    mode, [N, 3, CROP_PX, CROP_PX] in [-1, 1] -> scores [N, labels], or None where SIGTERM or SIGINT stopped it.
+    """
+    per_epoch = -(-len(crops) // _BATCH)
+    classifier = Classifier(len(vocabulary), epochs * per_epoch, seed)
+    rhythm = Rhythm(classifier.steps, save_every=classifier.steps)
+    loop = Loop(
+        "learning labels", classifier, folder, rhythm,
+        processes=processes, seed=seed, images=_BATCH, about={}, hint="take another --seed", echo=echo,
+    )  # fmt: skip
+
+    def batches(first: int) -> Iterator[Batch]:
+        for number in range(first, classifier.steps):
+            epoch, part = divmod(number, per_epoch)
+            order = torch.randperm(len(crops), generator=torch.Generator().manual_seed(seed * _SEED_STRIDE + epoch))
+            chosen = order[part * _BATCH : (part + 1) * _BATCH]
+            yield {"crops": crops[chosen], "labels": labels[chosen]}
+
+    loop.resume()
+    return classifier.network.eval() if loop.run(batches) else None
+
+
+def _network(labels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in ((3, _WIDTH), (_WIDTH, 2 * _WIDTH), (2 * _WIDTH, 4 * _WIDTH)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))
     side = CROP_PX // 8
-    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * _WIDTH * side * side, classes))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * _WIDTH * side * side, labels))
 
 
 def _scaled(crops: Tensor) -> Tensor:
@@ -143,12 +193,14 @@ class Confusion:
     """counts: [L, L] int64, how many objects of label id `row` were taken for label id `column`."""
 
     counts: Tensor
+    vocabulary: Vocabulary
 
     @classmethod
-    def of(cls, labels: Tensor, guesses: Tensor) -> Confusion:
+    def of(cls, labels: Tensor, guesses: Tensor, vocabulary: Vocabulary) -> Confusion:
         """Count pairs of ids, [N] int64 each."""
-        classes = len(Vocabulary.built_in("scenes"))
-        return cls(torch.bincount(labels * classes + guesses, minlength=classes**2).view(classes, classes))
+        classes = len(vocabulary)
+        counts = torch.bincount(labels * classes + guesses, minlength=classes**2).view(classes, classes)
+        return cls(counts, vocabulary)
 
     @property
     def accuracy(self) -> float:
@@ -163,6 +215,6 @@ class Confusion:
     @property
     def recalls(self) -> dict[str, float]:
         """The share that was recognised of each label that occurs, the worst first."""
-        names, seen = Vocabulary.built_in("scenes").labels, self.counts.sum(1)
+        names, seen = self.vocabulary.labels, self.counts.sum(1)
         shares = {names[k]: float(self.counts[k, k] / seen[k]) for k in seen.nonzero().flatten().tolist()}
         return dict(sorted(shares.items(), key=lambda item: item[1]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,10 +184,11 @@ def evaluate(checkpoint: Path, count: int, training_scenes: int, sheet: Path | N
 
     Whether its objects are recognised is judged by a small classifier, trained first on crops of drawn scenes.
     """
-    for module in ("torch", "torchvision", "pycocotools"):
+    for module in ("torch", "torchvision", "pycocotools", "tensorboard", "lightning_fabric"):
         require(module, "train")
     from lostgan_serve.files import write_file
-    from lostgan_train.classifier import EPOCHS, draw_crops, train_classifier, training_side
+    from lostgan_train.classifier import draw_crops, train_classifier, training_side
+    from lostgan_train.distributed import Processes
     from lostgan_train.evaluate import evaluation_sheet, repeats, score_layouts
     from lostgan_train.networks.checkpoint import load_checkpoint
 
@@ -198,9 +201,12 @@ def evaluate(checkpoint: Path, count: int, training_scenes: int, sheet: Path | N
         crops, labels = draw_crops(
             range(training_scenes), training_side(loaded.generator.config.resolution), bar.update
         )
-    with click.progressbar(length=EPOCHS * len(crops), label="learning labels", file=sys.stderr) as bar:
-        classifier = train_classifier(crops, labels, bar.update)
-    with click.progressbar(length=count, label="painting", file=sys.stderr) as bar:
+    with tempfile.TemporaryDirectory(prefix="lostgan-classifier-") as folder:
+        tell = partial(click.echo, err=True)
+        classifier = train_classifier(crops, labels, loaded.vocabulary, Path(folder), Processes(), tell)
+    if classifier is None:
+        raise KeyboardInterrupt
+    with click.progressbar(length=count, label="generating", file=sys.stderr) as bar:
         scores = score_layouts(loaded, classifier, count, bar.update)
     hardest = [f"{label} {share:.0%}" for label, share in scores.generated.recalls.items()][:6]
     click.echo(f"scenes                   {scores.scenes}, {scores.objects} objects")
@@ -209,6 +215,10 @@ def evaluate(checkpoint: Path, count: int, training_scenes: int, sheet: Path | N
     click.echo(f"crops recognised         real {real.accuracy:.1%}, generated {generated.accuracy:.1%}")
     click.echo(f"  mean over labels       real {real.mean_recall:.1%}, generated {generated.mean_recall:.1%}")
     click.echo(f"least often, generated   {', '.join(hardest)}")
+    look, drawn = scores.look, scores.real_look
+    click.echo(f"grid on grass            {look.grid:.3f} (drawn: {drawn.grid:.3f})")
+    click.echo(f"dark skies               {look.dark_sky:.1%} (drawn: {drawn.dark_sky:.1%})")
+    click.echo(f"spread of sky colours    {look.sky_spread:.0f} of 255 (drawn: {drawn.sky_spread:.0f})")
     click.echo(f"two styles of a layout   {scores.style_distance:.1f} of 255 apart in a pixel's colour, on average")
     click.echo(f"picture against scene    {scores.l1:.1f} of 255 apart, on average")
     click.echo(f"the same seed again      {'the same picture, bit for bit' if repeats(loaded) else 'ANOTHER PICTURE'}")

@@ -20,7 +20,54 @@ from torch import Tensor, nn
 from lostgan_serve.errors import TrainingError
 
 
-def start() -> Fabric:
+class Processes:
+    """The processes that train together, seen from this one. Without a fabric it is alone."""
+
+    def __init__(self, fabric: Fabric | None = None, device: torch.device | None = None) -> None:
+        self._fabric = fabric
+        self.rank, self.count = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+        self.device = fabric.device if fabric else device or torch.device("cpu")
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and tells of progress."""
+        return self.rank == 0
+
+    def alone(self) -> Processes:
+        """This process by itself, on the same device."""
+        return Processes(device=self.device)
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Whether each flag is set in any of the processes: what one of them decides, all do."""
+        if self._fabric is None or self.count == 1:
+            return list(flags)
+        values = torch.tensor(flags, dtype=torch.float32, device=self.device)
+        return [bool(value) for value in cast(Tensor, self._fabric.all_reduce(values, reduce_op="max"))]
+
+    def mean(self, value: Tensor) -> float:
+        """Mean of a scalar over the processes."""
+        if self._fabric is None or self.count == 1:
+            return float(value.detach())
+        return float(cast(Tensor, self._fabric.all_reduce(value.detach().clone(), reduce_op="mean")))
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its mean over the processes."""
+        if self.count == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self._fabric is not None:
+            self._fabric.barrier()
+
+
+def start() -> Processes:
     """Join the processes that torchrun started, each with a device of its own; without torchrun, this one is alone.
 
     Raises TrainingError where a machine has more processes than GPUs.
@@ -38,38 +85,13 @@ def start() -> Fabric:
     )
     fabric.launch()
     atexit.register(_leave)
-    return fabric
+    return Processes(fabric)
 
 
 def _leave() -> None:
     """Part from the other processes before Python ends: threads of gloo that are still there then abort the process."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def any_process(fabric: Fabric, *flags: bool) -> list[bool]:
-    """Whether each flag is set in any of the processes: what one of them decides, all do."""
-    if fabric.world_size == 1:
-        return list(flags)
-    values = torch.tensor(flags, dtype=torch.float32, device=fabric.device)
-    return [bool(value) for value in cast(Tensor, fabric.all_reduce(values, reduce_op="max"))]
-
-
-def mean(fabric: Fabric, value: Tensor) -> float:
-    """Mean of a scalar over the processes."""
-    return float(cast(Tensor, fabric.all_reduce(value.detach().clone(), reduce_op="mean")))
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over the processes."""
-    if _world() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= _world()
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
 
 
 def synchronize_batch_norm(network: nn.Module) -> None:

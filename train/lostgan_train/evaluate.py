@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lostgan_serve.contract import INPUT_NAMES, NO_OBJECT, Array
+from lostgan_serve.contract import INPUT_NAMES, Array
 from lostgan_serve.images import contact_sheet, encode
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import Result, to_tensors
 from lostgan_train.classifier import Confusion, boxes_of, crop, drawn, ids_of, recognise
+from lostgan_train.diagnostics import GRASS, SKY, Look, LookMeter, owners_by_box
 from lostgan_train.networks.checkpoint import Checkpoint
 from lostgan_train.networks.generator import to_pixels
 from lostgan_train.networks.layers import resize
@@ -35,6 +36,7 @@ class LayoutScores:
     """Means over objects or scenes. object_map_iou: intersection over union of the region that an object owns in the
     object map and its true mask. box_iou: the same for its box, smaller boxes over larger ones. style_distance: mean
     difference of a pixel between two styles of a layout, in levels of 255. l1: between generated and drawn picture.
+    real_look, look: figures of the drawn pictures and of the first style of the generated ones.
     real, generated: what the objects of the drawn pictures, and of both styles of the generated ones, were taken for.
     """
 
@@ -44,6 +46,8 @@ class LayoutScores:
     box_iou: float
     style_distance: float
     l1: float
+    real_look: Look
+    look: Look
     real: Confusion
     generated: Confusion
 
@@ -58,28 +62,39 @@ def score_layouts(
     distances: list[float] = []
     differences: list[float] = []
     labels, real, generated = [], [], []
+    on_drawn, on_made = LookMeter(), LookMeter()
     scenes = _held_out(checkpoint, count)
     while batch := list(islice(scenes, _BATCH)):
         layouts = [layout for layout, _ in batch]
         styles = [_paint(checkpoint, layouts, style) for style in (0, 1)]
-        for k, (layout, scene) in enumerate(batch):
+        for k, (_, scene) in enumerate(batch):
             image, other = (images[k].astype(np.float32) for images, _ in styles)
             distances.append(float(np.abs(image - other).mean()))
             differences.append(float(np.abs(image - scene.image).mean()))
             ious += _ious(styles[0][1][k], scene.masks)
-            of_boxes += _ious(_owners_by_box(layout, len(image)), scene.masks)
+            of_boxes += _ious(owners_by_box(boxes_of(scene), len(image)), scene.masks)
         boxes = [boxes_of(scene) for _, scene in batch]
         pictures = [np.stack([scene.image for _, scene in batch]), *(images for images, _ in styles)]
         guesses = [recognise(classifier, crop(torch.from_numpy(images), boxes)) for images in pictures]
+        grass, sky = (np.stack([_region(scene, label) for _, scene in batch]) for label in (GRASS, SKY))
+        for meter, images in zip((on_drawn, on_made), pictures, strict=False):
+            meter.add(images, grass, sky)
         labels += [ids_of(scene) for _, scene in batch]
         real.append(guesses[0])
         generated.append(torch.stack(guesses[1:], 1))
         progress(len(batch))
     truth = torch.cat(labels)
-    on_real = Confusion.of(truth, torch.cat(real))
-    on_generated = Confusion.of(truth.repeat_interleave(2), torch.cat(generated).flatten())
+    on_real = Confusion.of(truth, torch.cat(real), checkpoint.vocabulary)
+    on_generated = Confusion.of(truth.repeat_interleave(2), torch.cat(generated).flatten(), checkpoint.vocabulary)
     iou, of_box, distance, difference = (float(np.mean(values)) for values in (ious, of_boxes, distances, differences))
-    return LayoutScores(len(distances), len(ious), iou, of_box, distance, difference, on_real, on_generated)
+    looks = (on_drawn.look(), on_made.look())
+    return LayoutScores(len(distances), len(ious), iou, of_box, distance, difference, *looks, on_real, on_generated)
+
+
+def _region(scene: Scene, label: str) -> Array:
+    """Where a label shows: [R, R] bool."""
+    where: Array = scene.masks[[own == label for own in scene.labels]].any(0)
+    return where
 
 
 def repeats(checkpoint: Checkpoint) -> bool:
@@ -137,15 +152,6 @@ def _paint(checkpoint: Checkpoint, layouts: Sequence[Layout], style: int) -> tup
         images.append(to_pixels(output.image).numpy())
         owners.append(object_map(resize(output.mask_final, manifest.resolution)).numpy())
     return np.concatenate(images), np.concatenate(owners)
-
-
-def _owners_by_box(layout: Layout, side: int) -> Array:
-    owners = np.full((side, side), NO_OBJECT)
-    areas = [item.box[2] * item.box[3] for item in layout.objects]
-    for slot in np.argsort(areas)[::-1]:
-        x, y, width, height = (round(value * side) for value in layout.objects[slot].box)
-        owners[y : y + height, x : x + width] = slot
-    return owners
 
 
 def _ious(owners: Array, masks: Array) -> list[float]:

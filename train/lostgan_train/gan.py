@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lostgan_serve.contract import Z_DIM
@@ -19,6 +18,8 @@ from lostgan_serve.files import write_file
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train import distributed
 from lostgan_train.data import Batch, LayoutDataset, Sampling, Source, batches_of
+from lostgan_train.diagnostics import Diagnostics
+from lostgan_train.distributed import Processes
 from lostgan_train.loop import LOG_FILE, STATE_FILES, Loop, Rhythm, Stateful, update
 from lostgan_train.losses import adversarial_loss, discriminator_loss
 from lostgan_train.networks.checkpoint import (
@@ -38,6 +39,8 @@ from lostgan_train.perceptual import perceptual_loss
 from lostgan_train.settings import TrainSettings
 from lostgan_train.sheets import curves, sample_sheet
 
+CLASSIFIER_FOLDER = "classifier"
+
 _BETAS = (0.0, 0.999)
 _SEED_STRIDE = 1_000_003
 _HINT = "go on from it with --resume and a lower --learning-rate, or --precision fp32"
@@ -52,12 +55,12 @@ class GAN:
     """
 
     def __init__(
-        self, settings: TrainSettings, vocabulary: Vocabulary, fabric: Fabric, formulation: Formulation = OURS
+        self, settings: TrainSettings, vocabulary: Vocabulary, processes: Processes, formulation: Formulation = OURS
     ) -> None:
         self.settings, self.vocabulary = settings, vocabulary
-        self.fabric, self.device = fabric, fabric.device
+        self.processes, self.device = processes, processes.device
         config = _generator_config(settings, vocabulary)
-        _check_parts(settings, config, fabric.world_size)
+        _check_parts(settings, config, processes.count)
         generator = Generator(config, formulation)
         width = settings.discriminator_ch or settings.ch
         discriminator = Discriminator(DiscriminatorConfig(config.resolution, len(vocabulary), width), formulation)
@@ -158,8 +161,14 @@ class GAN:
                 loss = discriminator_loss(real, judged, part["weights"], *self._weights(number)) / len(parts)
             self.scaler.scale(loss).backward()
             total += loss.detach()
-        losses["discriminator"] = distributed.mean(self.fabric, total)
-        update(self.discriminator, self.discriminator_optimizer, losses["discriminator"], scaler=self.scaler)
+        losses["discriminator"] = self.processes.mean(total)
+        update(
+            self.discriminator,
+            self.discriminator_optimizer,
+            losses["discriminator"],
+            self.processes,
+            scaler=self.scaler,
+        )
         return fake
 
     def _update_generator(self, parts: list[Batch], fake: Tensor, number: int, losses: dict[str, float]) -> None:
@@ -182,8 +191,8 @@ class GAN:
             for name, term in terms.items():
                 totals[name] = totals.get(name, 0) + term.detach() / len(parts)
         self.discriminator.requires_grad_(True)
-        losses |= {name: distributed.mean(self.fabric, total) for name, total in totals.items()}
-        update(self.generator, self.generator_optimizer, sum(losses.values()), scaler=self.scaler)
+        losses |= {name: self.processes.mean(total) for name, total in totals.items()}
+        update(self.generator, self.generator_optimizer, sum(losses.values()), self.processes, scaler=self.scaler)
 
     @torch.no_grad()
     def _average(self, number: int) -> None:
@@ -207,7 +216,7 @@ class GAN:
 
     def _updates(self, batch: Batch, number: int) -> Iterator[list[Batch]]:
         """For each update this process's share of it, with style codes, on the device, in `accumulate` parts."""
-        settings, world, rank = self.settings, self.fabric.world_size, self.fabric.global_rank
+        settings, world, rank = self.settings, self.processes.count, self.processes.rank
         updates, slots = settings.discriminator_updates, batch["labels"].shape[1]
         rng = torch.Generator().manual_seed(settings.seed * _SEED_STRIDE + number)
         codes = {
@@ -267,16 +276,17 @@ class TrainingRun:
         formulation: Formulation = OURS,
     ) -> None:
         self.settings, self.source, self.out, self.echo = settings, source, out, echo
-        fabric = distributed.start()
-        self.gan = GAN(settings, source.vocabulary, fabric, formulation)
+        processes = distributed.start()
+        self.gan = GAN(settings, source.vocabulary, processes, formulation)
         self.dataset = LayoutDataset(source, self.gan.generator.config.resolution, seed=settings.seed)
         rhythm = Rhythm(settings.steps, settings.checkpoint_every, settings.keep, settings.sample_every)
         images = settings.batch * settings.discriminator_updates
         about = {"vocabulary": source.vocabulary.labels, "images": len(self.dataset)}
         self.loop = Loop(
             "training", self.gan, out, rhythm,
-            fabric=fabric, seed=settings.seed, images=images, about=about, hint=_HINT, echo=echo,
+            processes=processes, seed=settings.seed, images=images, about=about, hint=_HINT, echo=echo,
         )  # fmt: skip
+        self.diagnostics: Diagnostics | None = None
         self.loop.on_save, self.loop.on_sample = self._release, self._write_samples
 
     def start(self) -> None:
@@ -286,10 +296,11 @@ class TrainingRun:
     def run(self) -> None:
         """Train up to `settings.steps`, or until SIGTERM or SIGINT; either way the state is saved. Raises DivergedError
         where steps stay not finite, and OutputError."""
-        finished = self.loop.run(self.batches)
-        if not finished:
+        if not self._prepare_samples():
+            self.echo(f"stopped while preparing; go on with: --resume --out {self.out}")
+        elif not self.loop.run(self.batches):
             self.echo(f"stopped after step {self.loop.done}; go on with: --resume --out {self.out}")
-        elif self.loop.fabric.is_global_zero:
+        elif self.loop.processes.first:
             write_file(self.out / "curves.png", curves(self.out / LOG_FILE))
 
     def resume(self) -> None:
@@ -305,10 +316,10 @@ class TrainingRun:
         """This process's batches from step `first` on, epoch by epoch; an epoch's last, incomplete one is left out.
 
         Raises TrainingError where the data have fewer images than a step."""
-        settings, fabric = self.settings, self.loop.fabric
+        settings, processes = self.settings, self.loop.processes
         sampling = Sampling(
             settings.batch, settings.seed, settings.discriminator_updates, settings.balance,
-            fabric.global_rank, fabric.world_size,
+            processes.rank, processes.count,
         )  # fmt: skip
         if len(self.dataset) < sampling.images:
             raise TrainingError(f"--batch {sampling.images} is more than the {len(self.dataset)} images; lower it")
@@ -326,6 +337,19 @@ class TrainingRun:
         save_checkpoint(self.out / "generator.safetensors", Checkpoint(self.gan.ema, vocabulary, "trained"))
         save_discriminator(self.out / "discriminator.safetensors", judge)
 
+    def _prepare_samples(self) -> bool:
+        """Make what the samples need, in the first process, if any are to come. Whether no signal stopped it."""
+        due = self.settings.sample_every <= self.settings.steps
+        processes = self.loop.processes
+        if due and processes.first:
+            folder = self.out / CLASSIFIER_FOLDER
+            self.diagnostics = Diagnostics(self.dataset, folder, self.settings.seed, processes, self.echo)
+        (stopped,) = processes.any(self.diagnostics is not None and not self.diagnostics.ready)
+        return not stopped
+
     def _write_samples(self, step: int) -> Mapping[str, float]:
         write_file(self.out / "samples" / f"step-{step:07}.png", sample_sheet(self.gan.ema, self.dataset))
-        return {}
+        assert self.diagnostics is not None
+        figures = self.diagnostics(self.gan.ema)
+        self.echo(f"samples of step {step} (real ones): {figures.beside(self.diagnostics.real)}")
+        return figures.measured()

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lostgan_serve.errors import CheckpointError, DivergedError
 from lostgan_serve.files import write_file, writing
 from lostgan_train.data import Batch
-from lostgan_train.distributed import any_process, average_gradients
+from lostgan_train.distributed import Processes
 from lostgan_train.progress import progress
 from lostgan_train.signals import stop_on_signals
 
@@ -88,14 +87,14 @@ class Loop:
         out: Path,
         rhythm: Rhythm,
         *,
-        fabric: Fabric,
+        processes: Processes,
         seed: int,
         images: int,
         about: Mapping[str, Any],
         hint: str,
         echo: Callable[[str], None] = print,
     ) -> None:
-        self.name, self.learner, self.out, self.rhythm, self.fabric = name, learner, out, rhythm, fabric
+        self.name, self.learner, self.out, self.rhythm, self.processes = name, learner, out, rhythm, processes
         self.seed, self.images, self.about, self.hint, self.echo = seed, images, dict(about), hint, echo
         self.done = self.skipped = self.skipped_in_a_row = 0
         self._stopping = False
@@ -109,14 +108,14 @@ class Loop:
         """
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-            if self.fabric.is_global_zero:
+            if self.processes.first:
                 for leftover in self.out.glob(".tmp-*"):  # of a save that was killed
                     leftover.unlink(missing_ok=True)
         rhythm = self.rhythm
-        with stop_on_signals(self._stop), self._records() as record:
+        with stop_on_signals(self._stop), torch.random.fork_rng(), self._records() as record:
             for batch in batches(self.done):
                 losses = self.step(batch)
-                (stop,) = any_process(self.fabric, self._stopping)
+                (stop,) = self.processes.any(self._stopping)
                 if rhythm.sample_every and self.done % rhythm.sample_every == 0:
                     losses |= self._sample()
                 record(losses)
@@ -128,7 +127,7 @@ class Loop:
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Let the learner make one update; one that is not finite in any process changes nothing in all of them."""
-        torch.manual_seed((self.seed * _SEED_STRIDE + self.done) * _MOST_PROCESSES + self.fabric.global_rank)
+        torch.manual_seed((self.seed * _SEED_STRIDE + self.done) * _MOST_PROCESSES + self.processes.rank)
         self._before.take()
         try:
             losses = self.learner.step(batch, self.done)
@@ -147,7 +146,7 @@ class Loop:
 
     def save(self) -> None:
         """Write the whole state, then whatever `on_save` writes; each file whole or not at all."""
-        if not self.fabric.is_global_zero:
+        if not self.processes.first:
             return
         buffer = BytesIO()
         parts = {name: part.state_dict() for name, part in self.learner.state.items()}
@@ -165,7 +164,7 @@ class Loop:
         """
         for file in sorted(self.out.glob(STATE_FILES), reverse=True):
             try:
-                state = torch.load(file, map_location=self.fabric.device, weights_only=True)
+                state = torch.load(file, map_location=self.processes.device, weights_only=True)
                 about, done, skipped = state["about"], state["step"], state["skipped"]
             except Exception as error:  # torch raises many kinds for a damaged file
                 self.echo(f"note: {file} cannot be read ({type(error).__name__}); trying the one before")
@@ -186,12 +185,12 @@ class Loop:
     def _cut_log(self) -> None:
         """Drop what an interrupted run logged after its last state: it comes again."""
         log = self.out / LOG_FILE
-        if self.fabric.is_global_zero and log.is_file():
+        if self.processes.first and log.is_file():
             lines = log.read_text().splitlines(keepends=True)
             write_file(log, "".join(lines[: self.done]).encode())
 
     def _sample(self) -> dict[str, float]:
-        if self.on_sample is None or not self.fabric.is_global_zero:
+        if self.on_sample is None or not self.processes.first:
             return {}
         with torch.random.fork_rng():
             return dict(self.on_sample(self.done))
@@ -199,7 +198,7 @@ class Loop:
     @contextmanager
     def _records(self) -> Iterator[Callable[[dict[str, float]], None]]:
         """Within the block: a function that tells a step's figures to the log, TensorBoard and whoever watches."""
-        if not self.fabric.is_global_zero:
+        if not self.processes.first:
             yield lambda _: None
             return
         told = progress(self.name, self.done, self.rhythm.steps, self.images, self.echo)
@@ -259,6 +258,7 @@ def update(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     loss: float,
+    processes: Processes,
     *,
     scaler: torch.amp.GradScaler | None = None,
     most_gradient: float = math.inf,
@@ -267,7 +267,7 @@ def update(
 
     loss: mean over the processes. Raises NotFiniteError where it or a gradient is not finite, before anything changes.
     """
-    average_gradients(network.parameters())
+    processes.average_gradients(network.parameters())
     if scaler is not None:
         scaler.unscale_(optimizer)  # after the average, so that every process's scaler sees the same
         scaler.update()

@@ -21,26 +21,29 @@ from lostgan_train.networks.layers import resize
 from lostgan_train.networks.masks import object_map
 
 _COLUMNS = 8
-_SMOOTHING = 50  # steps that a point of a curve is the mean of
+_SMOOTHING = 50  # logged values that a point of a curve is the mean of, a quarter of all at most
+_PANELS = 4
 
 
 @torch.no_grad()
 def sample_sheet(generator: Generator, dataset: LayoutDataset) -> bytes:
-    """PNG: for a dataset's first layouts, each with the real image, what the generator paints, and its objects."""
+    """PNG: for a dataset's first layouts, each with the real image, the generated one, and its objects."""
     results, reals = [], []
     for index in range(min(_COLUMNS, len(dataset))):
         item = dataset[index]
-        rng = torch.Generator().manual_seed(index)
-        item |= {
-            "z_obj": torch.randn(len(item["labels"]), Z_DIM, generator=rng),
-            "z_img": torch.randn(Z_DIM, generator=rng),
-        }
-        results.append(_paint(generator, {name: item[name] for name in INPUT_NAMES}, dataset, index))
+        item["z_obj"], item["z_img"] = style_codes(index, len(item["labels"]))
+        results.append(_generate(generator, {name: item[name] for name in INPUT_NAMES}, dataset, index))
         reals.append(Image.fromarray(to_pixels(item["image"][None])[0].numpy()))
     return encode(contact_sheet(results, reals=reals))
 
 
-def _paint(generator: Generator, item: dict[str, torch.Tensor], dataset: LayoutDataset, index: int) -> Result:
+def style_codes(seed: int, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Style codes of a sample, standard normal: of its objects [slots, 128] and of the image [128]."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(slots, Z_DIM, generator=rng), torch.randn(Z_DIM, generator=rng)
+
+
+def _generate(generator: Generator, item: dict[str, torch.Tensor], dataset: LayoutDataset, index: int) -> Result:
     device = next(generator.parameters()).device
     output = generator(*(item[name].unsqueeze(0).to(device) for name in INPUT_NAMES))
     owners = object_map(resize(output.mask_final.float(), generator.config.resolution))[0].cpu().numpy()
@@ -52,7 +55,7 @@ def _paint(generator: Generator, item: dict[str, torch.Tensor], dataset: LayoutD
 
 
 def curves(log: Path) -> bytes:
-    """PNG of the losses in a run's log, smoothed."""
+    """PNG of the losses and figures in a run's log; losses are smoothed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -63,10 +66,13 @@ def curves(log: Path) -> bytes:
         row = json.loads(line)
         for name in row.keys() - {"step", "skipped"}:
             series[name].append((row["step"], row[name]))
-    figure, axes = pyplot.subplots(1, len(series), figsize=(4 * len(series), 3), layout="constrained", squeeze=False)
-    for axis, name in zip(axes[0], sorted(series), strict=True):
+    rows = max(1, -(-len(series) // _PANELS))
+    figure, axes = pyplot.subplots(rows, _PANELS, figsize=(4 * _PANELS, 3 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(series) :]:
+        axis.set_axis_off()
+    for axis, name in zip(axes.flat, sorted(series), strict=False):
         steps, values = np.array(series[name]).T
-        window = min(_SMOOTHING, len(values))
+        window = max(1, min(_SMOOTHING, len(values) // 4))
         axis.plot(steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid"), linewidth=1)
         axis.set(title=name, xlabel="step")
     buffer = io.BytesIO()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, fasterrcnn_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d, box_convert
@@ -18,6 +17,7 @@ from lostgan_serve.contract import IMAGE_LABEL
 from lostgan_serve.errors import CheckpointError
 from lostgan_train import distributed
 from lostgan_train.data import Batch
+from lostgan_train.distributed import Processes
 from lostgan_train.loop import Stateful, update
 from lostgan_train.settings import SemiSettings
 
@@ -100,14 +100,14 @@ class Detector:
     labels: ids of the vocabulary. Raises CheckpointError for weights that cannot be used.
     """
 
-    def __init__(self, settings: SemiSettings, labels: int, fabric: Fabric, echo: Callable[[str], None]) -> None:
-        self.steps, self.fabric = settings.detector_steps, fabric
+    def __init__(self, settings: SemiSettings, labels: int, processes: Processes, echo: Callable[[str], None]) -> None:
+        self.steps, self.processes = settings.detector_steps, processes
         torch.manual_seed(settings.seed)
         self.network = build_detector(settings.detector, labels)
         if settings.detector_weights is not None:
             load_weights(self.network, settings.detector_weights, echo)
         distributed.synchronize_batch_norm(self.network)
-        self.network.to(fabric.device).train()
+        self.network.to(processes.device).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE, weight_decay=1e-4)
 
     @property
@@ -119,12 +119,16 @@ class Detector:
         """Make one update. Returns the losses by name. Raises NotFiniteError."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(number)
-        terms = self.network(images_of(batch, self.fabric.device), _targets(batch, self.fabric.device))
+        terms = self.network(images_of(batch, self.processes.device), _targets(batch, self.processes.device))
         total = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         update(
-            self.network, self.optimizer, distributed.mean(self.fabric, total.detach()), most_gradient=_MOST_GRADIENT
+            self.network,
+            self.optimizer,
+            self.processes.mean(total),
+            self.processes,
+            most_gradient=_MOST_GRADIENT,
         )
         return {name.removeprefix("loss_"): float(loss.detach()) for name, loss in terms.items()}
 

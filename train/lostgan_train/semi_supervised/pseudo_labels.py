@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from lostgan_train.data import Example, LayoutDataset, Source, loader
-from lostgan_train.distributed import any_process
+from lostgan_train.distributed import Processes
 from lostgan_train.progress import progress
 from lostgan_train.semi_supervised import detector as detectors
 from lostgan_train.signals import stop_on_signals
@@ -42,7 +41,7 @@ def detect(
     least_score: float,
     batch: int,
     workers: int,
-    fabric: Fabric,
+    processes: Processes,
     echo: Callable[[str], None],
 ) -> dict[int, Detected] | None:
     """The objects that a detector finds in this process's share of a source's images, by the index of the image.
@@ -52,21 +51,21 @@ def detect(
     """
     cast(Any, network.eval()).roi_heads.score_thresh = least_score
     dataset = LayoutDataset(source, detectors.SIDE_PX, flip=False)
-    rounds = -(-len(dataset) // (batch * fabric.world_size))
+    rounds = -(-len(dataset) // (batch * processes.count))
     # every process makes as many rounds, so that all can agree in each of them
-    own = [k % len(dataset) for k in range(fabric.global_rank, rounds * batch * fabric.world_size, fabric.world_size)]
+    own = [k % len(dataset) for k in range(processes.rank, rounds * batch * processes.count, processes.count)]
     chunks = [own[k : k + batch] for k in range(0, len(own), batch)]
     found: dict[int, Detected] = {}
     stop: list[bool] = []
-    told = progress("labelling", 0, rounds, batch * fabric.world_size, echo if fabric.is_global_zero else _silent)
+    told = progress("labelling", 0, rounds, batch * processes.count, echo if processes.first else _silent)
     with stop_on_signals(lambda: stop.append(True)), told as report:
         for number, (indices, images) in enumerate(
             zip(chunks, loader(dataset, workers, batch_sampler=chunks), strict=True), 1
         ):
-            results = network(detectors.images_of(images, fabric.device))
+            results = network(detectors.images_of(images, processes.device))
             found |= {index: _detected(result) for index, result in zip(indices, results, strict=True)}
             report(number, {})
-            if any_process(fabric, bool(stop))[0]:
+            if processes.any(bool(stop))[0]:
                 return None
     unreadable = set(dataset.unreadable)  # the dataset showed the next image in place of each of them
     return {index: each for index, each in sorted(found.items()) if source.examples[index].image not in unreadable}

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from lostgan_serve.errors import DataError, TrainingError
 from lostgan_serve.files import write_file
 from lostgan_train import distributed
 from lostgan_train.data import Example, LayoutDataset, Sampling, Source, batches_of
+from lostgan_train.distributed import Processes
 from lostgan_train.loop import Loop, Rhythm
 from lostgan_train.semi_supervised import detector as detectors
 from lostgan_train.semi_supervised.detector import Detector
@@ -53,11 +53,11 @@ def complete(settings: SemiSettings, source: Source, out: Path, echo: Callable[[
     made_with |= {"least_score": min(LEAST_SCORE, settings.threshold)}
     made_with |= {"data": str(settings.data.resolve()), "images": [len(annotated.examples), len(unlabelled.examples)]}
     path = folder / DETECTIONS_FILE
-    fabric = distributed.start()
-    (missing,) = distributed.any_process(fabric, not path.exists())
-    if missing and not _detect_all(settings, annotated, unlabelled, folder, made_with, fabric, echo):
+    processes = distributed.start()
+    (missing,) = processes.any(not path.exists())
+    if missing and not _detect_all(settings, annotated, unlabelled, folder, made_with, processes, echo):
         return None
-    fabric.barrier()
+    processes.wait()
     return _combine(settings, path, annotated, unlabelled, made_with, echo)
 
 
@@ -92,29 +92,35 @@ def _detect_all(
     unlabelled: Source,
     folder: Path,
     made_with: Mapping[str, Any],
-    fabric: Fabric,
+    processes: Processes,
     echo: Callable[[str], None],
 ) -> bool:
     """Train the detector, or go on with it, and write what it finds. Returns whether nothing stopped it."""
-    detector, loop = detector_loop(settings, annotated, folder, made_with, fabric, echo)
-    if not loop.run(_batches(settings, annotated, fabric)):
+    detector, loop = detector_loop(settings, annotated, folder, made_with, processes, echo)
+    if not loop.run(_batches(settings, annotated, processes)):
         echo(f"stopped after step {loop.done} of the detector; go on with --resume")
         return False
     found = detect(
-        detector.network, unlabelled, made_with["least_score"], settings.detector_batch, settings.workers, fabric, echo
+        detector.network,
+        unlabelled,
+        made_with["least_score"],
+        settings.detector_batch,
+        settings.workers,
+        processes,
+        echo,
     )
     if found is None:
         echo("stopped while labelling; --resume begins that stage again")
         return False
-    if fabric.world_size > 1:
-        write_file(_part(folder, fabric.global_rank), json.dumps(found).encode())
-        fabric.barrier()
-    if fabric.is_global_zero:
-        shares = [_read_part(folder, rank) for rank in range(1, fabric.world_size)]
+    if processes.count > 1:
+        write_file(_part(folder, processes.rank), json.dumps(found).encode())
+        processes.wait()
+    if processes.first:
+        shares = [_read_part(folder, rank) for rank in range(1, processes.count)]
         for share in shares:
             found |= share
         _write(folder / DETECTIONS_FILE, dict(sorted(found.items())), unlabelled, settings, made_with)
-        for rank in range(fabric.world_size):
+        for rank in range(processes.count):
             _part(folder, rank).unlink(missing_ok=True)
     return True
 
@@ -124,31 +130,31 @@ def detector_loop(
     annotated: Source,
     folder: Path,
     made_with: Mapping[str, Any],
-    fabric: Fabric,
+    processes: Processes,
     echo: Callable[[str], None],
 ) -> tuple[Detector, Loop]:
     """The detector and its loop, from the newest state in `folder` if there is one. Raises TrainingError where that is
     of another run, or the batch is too large or does not divide."""
-    batch, world = settings.detector_batch, fabric.world_size
+    batch, world = settings.detector_batch, processes.count
     if batch > len(annotated.examples):
         raise TrainingError(
             f"--detector-batch {batch} is more than the {len(annotated.examples)} annotated images; lower it"
         )
     if batch % world:
         raise TrainingError(f"--detector-batch {batch} does not divide into {world} processes; choose a multiple")
-    detector = Detector(settings, len(annotated.vocabulary), fabric, echo)
+    detector = Detector(settings, len(annotated.vocabulary), processes, echo)
     loop = Loop(
         "detector", detector, folder, Rhythm(settings.detector_steps, _SAVE_EVERY),
-        fabric=fabric, seed=settings.seed, images=batch, about=made_with,
+        processes=processes, seed=settings.seed, images=batch, about=made_with,
         hint="another --seed and --out begin anew", echo=echo,
     )  # fmt: skip
     loop.resume(lambda file, about: _check_same_run(file, about, made_with))
     return detector, loop
 
 
-def _batches(settings: SemiSettings, annotated: Source, fabric: Fabric) -> Callable[[int], Any]:
+def _batches(settings: SemiSettings, annotated: Source, processes: Processes) -> Callable[[int], Any]:
     dataset = LayoutDataset(annotated, detectors.SIDE_PX, seed=settings.seed)
-    sampling = Sampling(settings.detector_batch, settings.seed, rank=fabric.global_rank, world=fabric.world_size)
+    sampling = Sampling(settings.detector_batch, settings.seed, rank=processes.rank, world=processes.count)
     return lambda first: batches_of(dataset, sampling, first, settings.detector_steps, settings.workers)
 
 
