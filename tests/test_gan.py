@@ -33,7 +33,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(source: Source
     whole.run()
     training(source, tmp_path / "parts", steps=2).run()
     second = training(source, tmp_path / "parts")
-    second.resume()
+    second.begin()
     assert second.loop.done == 2
     second.run()
     assert_same_state(whole.gan, second.gan)
@@ -179,7 +179,7 @@ def test_a_run_is_resumed_with_another_learning_rate(source: Source, tmp_path: P
     """As the message about losses that are not finite advises."""
     training(source, tmp_path, steps=2).run()
     run = training(source, tmp_path, learning_rate=1e-5, steps=3)
-    run.resume()
+    run.begin()
     run.run()
     for optimizer in (run.gan.generator_optimizer, run.gan.discriminator_optimizer):
         assert [group["lr"] for group in optimizer.param_groups] == [1e-5]
@@ -195,7 +195,7 @@ def test_released_weights_go_on_training(source: Source, tmp_path: Path, officia
     save_checkpoint(path, Checkpoint(released, vocabulary, "trained"))
     few = tuple(example for example in source.examples if len(example.labels) <= vocabulary.slots)
     run = training(replace(source, vocabulary=vocabulary, examples=few), tmp_path / "run", ch=64, batch=2, init=path)
-    run.start()
+    run.begin()
     for network in (run.gan.generator, run.gan.ema):
         for name, value in network.state_dict().items():
             assert torch.equal(value, released.state_dict()[name]), name
@@ -204,7 +204,7 @@ def test_released_weights_go_on_training(source: Source, tmp_path: Path, officia
     before = dict(released.named_parameters())
     assert [name for name, value in run.gan.generator.named_parameters() if value.equal(before[name])] == []
     with pytest.raises(CheckpointError, match="made for coco-stuff, the data are scenes"):
-        training(source, tmp_path / "other", init=path).start()
+        training(source, tmp_path / "other", init=path).begin()
 
 
 def test_a_larger_variant_starts_from_the_layers_that_both_have(source: Source, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_larger_variant_starts_from_the_layers_that_both_have(source: Source, 
     }
     settings = replace(SETTINGS, data=Path(source.summary.folder), variant="v2-256", **files)
     large = TrainingRun(settings, source, tmp_path / "large", said.append)
-    large.start()
+    large.begin()
     assert torch.equal(large.gan.generator.label_embedding.weight, small.gan.ema.label_embedding.weight)
     judge = load_discriminator(files["init_discriminator"]).discriminator
     own, theirs = large.gan.discriminator.state_dict(), judge.state_dict()
@@ -273,7 +273,7 @@ def test_a_part_of_one_image_is_refused_where_it_cannot_be_normalized(
 def test_a_state_with_other_labels_is_refused(source: Source, tmp_path: Path) -> None:
     training(source, tmp_path, steps=2).run()
     with pytest.raises(CheckpointError, match="data of other labels"):
-        training(replace(source, vocabulary=Vocabulary("own", source.vocabulary.labels[:-1], 12)), tmp_path).resume()
+        training(replace(source, vocabulary=Vocabulary("own", source.vocabulary.labels[:-1], 12)), tmp_path).begin()
 
 
 def test_a_damaged_state_gives_way_to_the_one_before(source: Source, tmp_path: Path) -> None:
@@ -281,8 +281,10 @@ def test_a_damaged_state_gives_way_to_the_one_before(source: Source, tmp_path: P
     newest = tmp_path / "state-0000004.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     run = training(source, tmp_path)
-    run.resume()
+    run.begin()
     assert run.loop.done == 2
     (tmp_path / "state-0000002.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no state to resume from"):
-        training(source, tmp_path).resume()
+    with pytest.raises(
+        CheckpointError, match=r"none of its 1 states .* remove them to begin anew, or choose another --out"
+    ):
+        training(source, tmp_path).begin()

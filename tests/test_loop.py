@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lostgan_serve.errors import DivergedError
+from lostgan_serve.errors import CheckpointError, DivergedError
 from lostgan_train import distributed
 from lostgan_train.data import Batch
 from lostgan_train.distributed import Processes
@@ -101,6 +102,38 @@ def test_a_log_line_cut_off_by_a_kill_comes_again(tmp_path: Path) -> None:
     second.run(batches)
     assert [row["step"] for row in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert list(tmp_path.glob(".tmp-*")) == []
+
+
+def _cut_off(state: bytes) -> bytes:
+    return state[:1000]
+
+
+def _one_bit_flipped(state: bytes) -> bytes:
+    """Inside the weights, where nothing but a checksum would notice."""
+    place = state.index(np.float32(-0.5).tobytes())
+    return state[:place] + bytes([state[place] ^ 1]) + state[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [_cut_off, _one_bit_flipped])
+def test_a_damaged_state_is_set_aside_and_does_not_count(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    learner = Line()
+    first = loop(tmp_path, learner, steps=4)
+    first.run(lambda number: batches(number, 4))
+    with torch.no_grad():
+        learner.network.weight.fill_(-0.5)
+    first.save()
+    newest = tmp_path / "state-0000004.pt"
+    newest.write_bytes(damage(newest.read_bytes()))
+    second = loop(tmp_path)
+    assert second.resume()
+    assert second.done == 2
+    second.run(batches)
+    names = {path.name for path in tmp_path.glob("*state*")}
+    assert names == {"damaged-state-0000004.pt", "state-0000004.pt", "state-0000006.pt"}
+    for path in tmp_path.glob("state-*"):
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of its 2 states"):
+        loop(tmp_path).resume()
 
 
 @pytest.mark.parametrize("bad", [0, 3])

@@ -84,6 +84,16 @@ def test_changes_are_made_on_purpose_and_written_down(scenes: Path, tmp_path: Pa
     assert len(losses(tmp_path)) == 4
 
 
+def test_a_run_killed_before_its_first_state_begins_again(scenes: Path, tmp_path: Path) -> None:
+    run(*OPTIONS, "--data", scenes, "--steps", 2, "--out", tmp_path)
+    whole = (tmp_path / "generator.safetensors").read_bytes()
+    for state in tmp_path.glob("state-*"):
+        state.unlink()
+    run("--resume", "--out", tmp_path)
+    assert (tmp_path / "generator.safetensors").read_bytes() == whole
+    assert len(losses(tmp_path)) == 2
+
+
 def test_what_a_run_cannot_change_is_refused(scenes: Path, tmp_path: Path) -> None:
     run(*OPTIONS, "--data", scenes, "--steps", 1, "--out", tmp_path)
     before = (tmp_path / RUN_FILE).read_bytes()

@@ -92,12 +92,8 @@ def train(out: Path, resume: bool, config: Path | None, dry_run: bool, **options
         losses = run.loop.step(next(run.batches(0)))
         _say("  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
         return
-    if resume:
-        run.resume()
-        read_run(TrainSettings, out).record(settings, run.loop.done)
-    else:
-        run.start()
-        RunFile(out, settings).write()
+    run.begin()
+    _write_settings(settings, out, resume, run.loop.done)
     run.run()
 
 
@@ -118,18 +114,13 @@ def semi(out: Path, resume: bool, config: Path | None, **options: Any) -> None:
     from lostgan_train.gan import TrainingRun
     from lostgan_train.semi_supervised import complete
 
-    TrainingRun(settings, source, out, _say)  # what it would refuse is refused before the detector's hours
-    if not resume:
-        RunFile(out, settings).write()
+    first = TrainingRun(settings, source, out, _say)  # refuses before the detector's hours what it would refuse
+    _write_settings(settings, out, resume, first.loop.newest_step)
     completed = complete(settings, source, out, _say)
     if completed is None:
         return
     run = TrainingRun(settings, completed, out, _say)
-    if run.has_state():
-        run.resume()
-        read_run(SemiSettings, out).record(settings, run.loop.done)
-    else:
-        run.start()
+    run.begin()
     run.run()
 
 
@@ -148,6 +139,16 @@ def _settings(kind: type[S], out: Path, resume: bool, config: Path | None, optio
     if "init" in values:
         raise TrainingError("--init and --resume exclude each other: a resumed run has its own weights")
     return read_run(kind, out).override(values)
+
+
+def _write_settings(settings: TrainSettings, out: Path, resume: bool, done: int) -> None:
+    """Write run.json, or the changes to it; in the first process. Raises OutputError."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if resume:
+        read_run(type(settings), out).record(settings, done)
+    else:
+        RunFile(out, settings).write()
 
 
 def _source(settings: TrainSettings) -> Source:

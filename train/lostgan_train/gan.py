@@ -20,7 +20,7 @@ from lostgan_train import distributed
 from lostgan_train.data import Batch, LayoutDataset, Sampling, Source, batches_of
 from lostgan_train.diagnostics import Diagnostics
 from lostgan_train.distributed import Processes
-from lostgan_train.loop import LOG_FILE, STATE_FILES, Loop, Rhythm, Stateful, update
+from lostgan_train.loop import LOG_FILE, Loop, Rhythm, Stateful, update
 from lostgan_train.losses import adversarial_loss, discriminator_loss
 from lostgan_train.networks.checkpoint import (
     Checkpoint,
@@ -97,9 +97,11 @@ class GAN:
         """
         self._set_rates(number)
         losses: dict[str, float] = {}
-        for parts in self._updates(batch, number):
-            fake = self._update_discriminator(parts, number, losses)
-        self._update_generator(parts, fake, number, losses)
+        *earlier, last = self._updates(batch, number)
+        for parts in earlier:
+            self._update_discriminator(parts, number, losses, judged_again=False)
+        fake = self._update_discriminator(last, number, losses, judged_again=len(last) == 1)
+        self._update_generator(last, fake, number, losses)
         self._average(number)
         return losses
 
@@ -147,13 +149,14 @@ class GAN:
         on_objects = 0.0 if "object-head" in settings.without else settings.object_weight.at(number)
         return on_image, on_objects
 
-    def _update_discriminator(self, parts: list[Batch], number: int, losses: dict[str, float]) -> Tensor:
-        """Equation 14. Returns the images of the last part, to be judged again."""
+    def _update_discriminator(
+        self, parts: list[Batch], number: int, losses: dict[str, float], *, judged_again: bool
+    ) -> Tensor:
+        """Equation 14. Returns the images of the last part, with their graph if they are to be judged again."""
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        reuse = len(parts) == 1
         total = torch.zeros((), device=self.device)
         for part in parts:
-            with self._autocast(), nullcontext() if reuse else torch.no_grad():
+            with self._autocast(), nullcontext() if judged_again else torch.no_grad():
                 fake = self._generate(part)
             with self._autocast():
                 real = self.discriminator(part["image"], part["labels"], part["boxes"])
@@ -289,10 +292,6 @@ class TrainingRun:
         self.diagnostics: Diagnostics | None = None
         self.loop.on_save, self.loop.on_sample = self._release, self._write_samples
 
-    def start(self) -> None:
-        """Begin with the weights that the settings name. Raises CheckpointError."""
-        self.gan.start(self.echo)
-
     def run(self) -> None:
         """Train up to `settings.steps`, or until SIGTERM or SIGINT; either way the state is saved. Raises DivergedError
         where steps stay not finite, and OutputError."""
@@ -303,14 +302,11 @@ class TrainingRun:
         elif self.loop.processes.first:
             write_file(self.out / "curves.png", curves(self.out / LOG_FILE))
 
-    def resume(self) -> None:
-        """Go on from the newest state that can be read. Raises CheckpointError where there is none, or it is of data
-        with other labels."""
-        self.loop.require_state(self._check)
-
-    def has_state(self) -> bool:
-        """Whether the folder holds a state."""
-        return any(self.out.glob(STATE_FILES))
+    def begin(self) -> None:
+        """Go on from the newest state; without any, begin with the weights that the settings name. Raises
+        CheckpointError where no state can be read, or it is of data with other labels."""
+        if not self.loop.resume(self._check):
+            self.gan.start(self.echo)
 
     def batches(self, first: int) -> Iterator[Batch]:
         """This process's batches from step `first` on, epoch by epoch; an epoch's last, incomplete one is left out.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class Loop:
             if self.processes.first:
                 for leftover in self.out.glob(".tmp-*"):  # of a save that was killed
                     leftover.unlink(missing_ok=True)
+        self._cut_log()
         rhythm = self.rhythm
         with stop_on_signals(self._stop), torch.random.fork_rng(), self._records() as record:
             for batch in batches(self.done):
@@ -152,35 +154,52 @@ class Loop:
         parts = {name: part.state_dict() for name, part in self.learner.state.items()}
         torch.save({"about": self.about, "step": self.done, "skipped": self.skipped, **parts}, buffer)
         write_file(self.out / f"state-{self.done:07}.pt", buffer.getvalue())
-        for old in sorted(self.out.glob(STATE_FILES))[: -self.rhythm.keep]:
+        for old in self.states[self.rhythm.keep :]:
             old.unlink()
         if self.on_save:
             self.on_save()
 
-    def resume(self, check: Callable[[Path, dict[str, Any]], None] = lambda _file, _about: None) -> bool:
-        """Go on from the newest state that can be read; whether there was one.
+    @property
+    def states(self) -> list[Path]:
+        """The files of saved states, the newest first."""
+        return sorted(self.out.glob(STATE_FILES), reverse=True)
 
-        check: told of the state's file and of what it says of its run, to refuse it.
+    @property
+    def newest_step(self) -> int:
+        """The step of the newest state, 0 without any."""
+        return max((int(file.stem.rpartition("-")[2]) for file in self.states), default=0)
+
+    def resume(self, check: Callable[[Path, dict[str, Any]], None] = lambda _file, _about: None) -> bool:
+        """Go on from the newest state that is whole; whether there is any state. One that is damaged is set aside, so
+        that it does not count as one of those to keep.
+
+        check: told of the state's file and of its words on its run, to refuse it. Raises CheckpointError where no state
+        is whole.
         """
-        for file in sorted(self.out.glob(STATE_FILES), reverse=True):
+        files = self.states
+        damaged: list[Path] = []
+        for file in files:
             try:
-                state = torch.load(file, map_location=self.processes.device, weights_only=True)
-                about, done, skipped = state["about"], state["step"], state["skipped"]
+                state = _read_state(file, self.processes.device)
             except Exception as error:  # torch raises many kinds for a damaged file
                 self.echo(f"note: {file} cannot be read ({type(error).__name__}); trying the one before")
+                damaged.append(file)
                 continue
-            check(file, about)
+            check(file, state["about"])
             for name, part in self.learner.state.items():
                 part.load_state_dict(state[name])
-            self.done, self.skipped = done, skipped
-            self._cut_log()
+            self.done, self.skipped = state["step"], state["skipped"]
+            self.processes.wait()
+            if self.processes.first:
+                for each in damaged:
+                    each.rename(each.with_name(f"damaged-{each.name}"))
             return True
+        if files:
+            raise CheckpointError(
+                f"{self.out}: none of its {len(files)} states ({STATE_FILES}) can be read; remove them to begin anew, "
+                "or choose another --out"
+            )
         return False
-
-    def require_state(self, check: Callable[[Path, dict[str, Any]], None]) -> None:
-        """`resume`, or raise CheckpointError where no state can be read."""
-        if not self.resume(check):
-            raise CheckpointError(f"{self.out}: no state to resume from; start the run without --resume")
 
     def _cut_log(self) -> None:
         """Drop what an interrupted run logged after its last state: it comes again."""
@@ -216,6 +235,17 @@ class Loop:
 
     def _stop(self) -> None:
         self._stopping = True
+
+
+def _read_state(file: Path, device: torch.device) -> dict[str, Any]:
+    """A state that was saved; torch alone would not notice a flipped bit. Raises whatever a damaged file makes it."""
+    with zipfile.ZipFile(file) as archive:
+        if (broken := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(broken)
+    state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    if missing := {"about", "step", "skipped"} - state.keys():
+        raise KeyError(*missing)
+    return state
 
 
 class Snapshot:
