@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -79,11 +80,9 @@ def test_processes_are_as_one(processes: int, scenes: Path, tmp_path: Path) -> N
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = torchrun(2, "-c", _SIGNALLED).copy()
-    command[command.index("-c")] = "--no-python"
-    command[-1:] = [sys.executable, "-c", _SIGNALLED]
-    options = [str(word) for word in (*OPTIONS, "--data", scenes, "--out", out, "--steps", 10_000)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    options = (*OPTIONS, "--data", scenes, "--out", out, "--steps", 10_000)
+    command = torchrun(2, "--no-python", sys.executable, "-c", _SIGNALLED, *options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert len(losses(out)) == 3
     assert (out / "state-0000003.pt").is_file()
@@ -197,3 +196,17 @@ def test_killing_one_process_ends_the_others(scenes: Path, tmp_path: Path) -> No
     ).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
     assert process.wait(90) != 0
+
+
+def test_two_processes_train_a_detector_and_share_the_labelling(scenes: Path, tmp_path: Path) -> None:
+    """Every image that is not annotated is labelled once, and both processes train on the same images then."""
+    own = ("--threshold", 0.0, "--detector-steps", 2, "--detector-batch", 2, "--steps", 2)
+    command = torchrun(2, "-m", "lostgan_train", "semi", *OPTIONS, *own, "--data", scenes, "--out", tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "detector"
+    images = json.loads((folder / "detections.json").read_text())["images"]
+    assert len(images) == 11
+    assert "labelled: 11 images" in done.stdout
+    assert list(folder.glob("detections-*.json")) == []
+    assert [row["skipped"] for row in losses(tmp_path)] == [0, 0]

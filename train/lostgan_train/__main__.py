@@ -1,8 +1,10 @@
-"""`torchrun ... -m lostgan_train OPTIONS`: `lostgan-serve train` in each of torchrun's processes."""
+"""The commands `train` and `semi` in each of torchrun's processes: `torchrun ... -m lostgan_train OPTIONS` trains, and
+`torchrun ... -m lostgan_train semi OPTIONS` is the other one."""
 
 from lostgan_serve.cli import main
 
 if __name__ == "__main__":
     import sys
 
-    main(["train", *sys.argv[1:]], prog_name="lostgan_train")
+    own = sys.argv[1:]
+    main(own if own[:1] == ["semi"] else ["train", *own], prog_name="lostgan_train")
