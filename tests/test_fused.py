@@ -34,8 +34,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "no refinement": {"variant": "v2-128", "mask_refinement": False},
     "spade": {"variant": "v2-128", "norm": "spade"},
     "spade v1": {"variant": "v1-64", "norm": "spade", "layout_to_mask": False},
+    "averaged v1": {"variant": "v1-64", "average_masks": True},
+    "averaged": {"variant": "v2-128", "average_masks": True},
 }
-"""The variants, and the paper's ablations of them."""
+"""The variants, the paper's ablations of them, and masks that are averaged for coarse maps."""
 
 
 @cache

@@ -341,6 +341,24 @@ def test_the_masks_of_every_stage(variant: str, stages: int) -> None:
                 assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("average", [False, True])
+def test_a_small_object_reaches_the_whole_picture_where_masks_are_averaged(average: bool) -> None:
+    """One of a fifth of the side that lies between the samples of the 4 x 4 map: the paper's generator sees it from the
+    8 x 8 map on, from where convolutions do not reach the far corner."""
+    generator = Generator(GeneratorConfig("v1-128", num_labels=9, ch=4, mask_classes=9, average_masks=average))
+    initialize(generator, seed=0)
+    generator.eval()
+    labels, _, z_obj, z_img = (tensor[:1] for tensor in a_layout())
+    boxes = torch.tensor([[[0.0, 0, 1, 0.5], [0, 0.5, 1, 0.5], [9 / 63, 9 / 63, 12 / 63, 12 / 63]]])
+    with torch.inference_mode():
+        first = generator(labels, boxes, z_obj, z_img).image
+        z_obj = z_obj.clone()
+        z_obj[:, 2] *= -3
+        second = generator(labels, boxes, z_obj, z_img).image
+    far = (first - second).abs()[..., 96:, 96:].max()
+    assert (far > 0) == average
+
+
 @pytest.mark.parametrize(
     ("variant", "stage", "words"),
     [("v2-128", 5, "4 stages; give 0 to 4, not 5"), ("v2-128", -1, "not -1"), ("v1-64", 1, "0 stages; give 0, not 1")],

@@ -25,6 +25,7 @@ from lostgan_train.networks.masks import (
     MaskHead,
     ObjectMaskNet,
     PyramidPool,
+    average_masks,
     convolve_upsampled,
     draw_boxes,
     lattice,
@@ -72,6 +73,7 @@ class FusedGenerator(nn.Module):
         self.resolution = generator.config.resolution
         self.channels = generator.config.channels[0]
         self.spade = generator.config.norm == "spade"
+        self.coarse = average_masks if generator.config.average_masks else _as_they_are
         self.label_table = constant(F.pad(F.pad(generator.label_embedding.weight, (0, 1), value=1.0), (0, 1)))
         self.constant_slot = constant(torch.eye(generator.config.object_dim + 2)[None, -1:])
         self.fc = fold_linear(generator.fc)
@@ -110,8 +112,9 @@ class FusedGenerator(nn.Module):
             if 0 < k <= len(self.mask_heads):
                 step = self.resolution // 2 // side  # nearest resizing by a whole factor keeps every step-th sample
                 clip = rows[:, :, ::step, None], columns[:, :, None, ::step]
-                masks = self.mask_heads[k - 1](x, labels, _resize(pasted, side), clip)
-            guides = (guide(_resize(masks, size)).to(dtype) for size in (side, 2 * side))
+                masks = self.mask_heads[k - 1](x, labels, _resize(self.coarse(pasted, side), side), clip)
+            coarse = self.coarse(masks, 2 * side)
+            guides = (guide(_resize(coarse, size)).to(dtype) for size in (side, 2 * side))
             x = block(x, known_by, *guides)
         masks = _resize(masks, self.resolution)
         image = self.to_rgb(x.relu())
@@ -370,6 +373,10 @@ def _resize(maps: Tensor, side: int) -> Tensor:
     """Resize as the generator does, by a scale that is known when traced: sizes would be computed when run, from B."""
     scale = side / maps.shape[-1]
     return maps if scale == 1 else F.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def _as_they_are(masks: Tensor, _: int) -> Tensor:
+    return masks
 
 
 def _shares(masks: Tensor) -> Tensor:

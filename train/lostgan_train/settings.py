@@ -211,6 +211,10 @@ class TrainSettings(Settings):
         "Switch a component off (table 7); may be given several times.", MODEL, (),
         choices=COMPONENTS, fixed=True, kind=tuple,
     )  # fmt: skip
+    average_masks: bool = setting(
+        "Give coarse maps the mean of masks over their pixels; the paper samples masks, and misses small objects.",
+        MODEL, False, fixed=True, kind=bool,
+    )  # fmt: skip
     init: Path | None = setting(
         "Generator's checkpoint to start from, also of another variant or width.", MODEL, None,
         metavar="FILE", fixed=True, kind=Path,
