@@ -110,7 +110,7 @@ class Loop:
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             if self.processes.first:
-                for leftover in self.out.glob(".tmp-*"):  # of a save that was killed
+                for leftover in self.out.rglob(".tmp-*"):  # of a save that was killed
                     leftover.unlink(missing_ok=True)
         self._cut_log()
         rhythm = self.rhythm
