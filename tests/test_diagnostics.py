@@ -80,7 +80,7 @@ def test_smaller_boxes_own_what_larger_ones_cover() -> None:
 @pytest.fixture(scope="module")
 def diagnostics(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Diagnostics:
     folder = tmp_path_factory.mktemp("diagnostics")
-    return Diagnostics(LayoutDataset(source, SIDE), folder, 0, Processes(), lambda _: None)
+    return Diagnostics(LayoutDataset(source, SIDE, flip=False), folder, 0, Processes(), lambda _: None)
 
 
 def test_an_untrained_generator_is_far_from_the_real_pictures(diagnostics: Diagnostics, tiny_checkpoint: Path) -> None:
@@ -95,8 +95,8 @@ def test_an_untrained_generator_is_far_from_the_real_pictures(diagnostics: Diagn
 
 def test_the_classifier_is_found_again(diagnostics: Diagnostics, source: Source, tmp_path: Path) -> None:
     said: list[str] = []
-    first = Diagnostics(LayoutDataset(source, SIDE), tmp_path, 0, Processes(), said.append)
+    first = Diagnostics(LayoutDataset(source, SIDE, flip=False), tmp_path, 0, Processes(), said.append)
     learnt = len(said)
-    again = Diagnostics(LayoutDataset(source, SIDE), tmp_path, 0, Processes(), said.append)
+    again = Diagnostics(LayoutDataset(source, SIDE, flip=False), tmp_path, 0, Processes(), said.append)
     assert len(said) == learnt > 0
     assert first.real == again.real

@@ -78,11 +78,13 @@ def test_processes_are_as_one(processes: int, scenes: Path, tmp_path: Path) -> N
         assert many == pytest.approx(one, rel=1e-4, abs=1e-4)
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", ["1:3", "0:4 1:3", "0:3 1:3"])
+def test_signals_stop_all_processes_at_the_same_step(at: str, scenes: Path, tmp_path: Path) -> None:
+    """Whichever of them sees one, and when. at: rank and step of each signal."""
     out = tmp_path / "run"
     options = (*OPTIONS, "--data", scenes, "--out", out, "--steps", 10_000)
     command = torchrun(2, "--no-python", sys.executable, "-c", _SIGNALLED, *options)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT | {"SIGNALS": at})
     assert done.returncode == 0, done.stderr
     assert len(losses(out)) == 3
     assert (out / "state-0000003.pt").is_file()
@@ -95,7 +97,7 @@ from lostgan_train.loop import Loop
 step = Loop.step
 def step_and_signal(loop, batch):
     losses = step(loop, batch)
-    if loop.done == 3 and os.environ["RANK"] == "1":
+    if f"{os.environ['RANK']}:{loop.done}" in os.environ["SIGNALS"].split():
         signal.raise_signal(signal.SIGTERM)
     return losses
 Loop.step = step_and_signal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lostgan_serve.errors import CheckpointError, DivergedError
+from lostgan_serve.errors import CheckpointError, DivergedError, OutputError
 from lostgan_train import distributed
 from lostgan_train.data import Batch
 from lostgan_train.distributed import Processes
@@ -134,6 +135,48 @@ def test_a_damaged_state_is_set_aside_and_does_not_count(damage: Callable[[bytes
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="none of its 2 states"):
         loop(tmp_path).resume()
+
+
+def test_a_release_that_a_kill_cut_off_comes_again(tmp_path: Path) -> None:
+    """Also where the last step is done, after which no step follows."""
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    first = loop(tmp_path)
+    first.on_save = killed
+    with pytest.raises(KeyboardInterrupt):
+        first.run(batches)
+    released: list[int] = []
+    for _ in range(3):
+        again = loop(tmp_path, steps=2)
+        again.resume()
+        again.on_save = lambda: released.append(2)
+        assert again.run(lambda number: batches(number, 2))
+    assert released == [2, 2, 2]
+
+
+def test_a_folder_that_another_command_left_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-abc" / "new").mkdir(parents=True)
+    assert loop(tmp_path).run(batches)
+
+
+def test_a_full_disk_is_one_error_whoever_meets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    with pytest.raises(OutputError, match=r"tensorboard: cannot write .No space left on device"):
+        loop(tmp_path).run(batches)
+
+
+def test_states_are_ordered_by_their_step(tmp_path: Path) -> None:
+    run = loop(tmp_path, steps=10_000_002, keep=1)
+    tmp_path.mkdir(exist_ok=True)
+    for run.done in (9_999_999, 10_000_000):
+        run.save()
+    assert run.newest_step == 10_000_000
+    assert [path.name for path in run.states] == ["state-10000000.pt"]
 
 
 @pytest.mark.parametrize("bad", [0, 3])

@@ -22,7 +22,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from conftest import Cli, fails_in_one_line
 from lostgan_serve.errors import CheckpointError, DataError, TrainingError
 from lostgan_train import distributed
-from lostgan_train.data import Example, LayoutDataset, Source
+from lostgan_train.data import Example, LayoutDataset, Source, open_data
 from lostgan_train.loop import LOG_FILE
 from lostgan_train.losses import adversarial_loss, discriminator_loss
 from lostgan_train.networks.discriminator import Scores
@@ -32,6 +32,7 @@ from lostgan_train.semi_supervised.detector import build_detector, load_weights
 from lostgan_train.semi_supervised.pseudo_labels import Detected, average_precision, detect, pseudo_label
 from lostgan_train.semi_supervised.stages import DETECTIONS_FILE, DETECTOR_FOLDER, detector_loop, parts
 from lostgan_train.settings import SemiSettings
+from lostgan_train.synthetic.dataset import write_dataset
 from training import OPTIONS, SETTINGS
 
 OWN = ("--threshold", 0.002, "--detector-steps", 3, "--detector-batch", 2)
@@ -162,6 +163,25 @@ def test_images_without_any_annotation_are_labelled(
         quiet(replace(settings, unlabelled=tmp_path / "nothing"), source, tmp_path / "other")
 
 
+@pytest.mark.parametrize("part", ["", "images"])
+def test_held_out_scenes_are_not_labelled_to_train_on(
+    part: str, settings: SemiSettings, source: Source, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path / "held-out", 3, 64, workers=1, held_out=True)
+    with pytest.raises(DataError, match="are held out for evaluation"):
+        quiet(replace(settings, unlabelled=tmp_path / "held-out" / part), source, tmp_path / "run")
+
+
+def test_a_run_goes_on_after_its_data_were_moved(
+    finished: tuple[Path, str], settings: SemiSettings, scenes: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(scenes, tmp_path / "moved")
+    moved = open_data(tmp_path / "moved")
+    folder = finished[0] / DETECTOR_FOLDER
+    both = quiet(replace(settings, data=tmp_path / "moved", detector_folder=folder), moved, tmp_path / "run")
+    assert len(both.examples) > 10
+
+
 def test_annotated_objects_weigh_1_and_detected_ones_their_probability(
     finished: tuple[Path, str], settings: SemiSettings, source: Source, scenes: Path
 ) -> None:
@@ -187,8 +207,8 @@ def test_the_weights_scale_the_discriminators_objects_alone() -> None:
     fake = Scores(torch.zeros(2, 1), torch.tensor([[1.0], [3.0], [-0.5]]), slots)
     weights = torch.tensor([[1.0, 0.6], [0.0, 0.8]])
     on_real, on_fake = ((0.5 + 0.6 * 2) / 2 + 0) / 2, ((2 + 0.6 * 4) / 2 + 0.8 * 0.5) / 2
-    assert float(discriminator_loss(real, fake, weights, 0.0)) == pytest.approx(on_real + on_fake)
-    assert float(adversarial_loss(fake, 0.0)) == pytest.approx(-((1 + 3) / 2 - 0.5) / 2)
+    assert float(discriminator_loss(real, fake, weights, 0.0, 1.0)) == pytest.approx(on_real + on_fake)
+    assert float(adversarial_loss(fake, 0.0, 1.0)) == pytest.approx(-((1 + 3) / 2 - 0.5) / 2)
 
 
 def test_a_split_is_even_and_a_function_of_the_seed(settings: SemiSettings, source: Source) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,12 +95,43 @@ def test_a_run_killed_before_its_first_state_begins_again(scenes: Path, tmp_path
     assert len(losses(tmp_path)) == 2
 
 
+def test_another_precision_is_taken_up(scenes: Path, tmp_path: Path) -> None:
+    """fp16 has a gradient scaler that the states of the others lack."""
+    run(*OPTIONS, "--data", scenes, "--steps", 1, "--out", tmp_path)
+    run("--resume", "--out", tmp_path, "--steps", 2, "--precision", "fp16")
+    run("--resume", "--out", tmp_path, "--steps", 3, "--precision", "bf16")
+    assert len(losses(tmp_path)) == 3
+
+
+def test_a_run_of_the_other_command_is_named(scenes: Path, tmp_path: Path) -> None:
+    run(*OPTIONS, "--data", scenes, "--steps", 1, "--out", tmp_path)
+    with pytest.raises(LostganError, match=r"a run of `train`; go on with: lostgan-serve train --resume --out"):
+        run("--resume", "--out", tmp_path, command=semi)
+
+
+def test_a_batch_that_is_too_large_leaves_nothing(scenes: Path, tmp_path: Path) -> None:
+    refused(
+        "a step takes 128 images, more than the 21", *OPTIONS, "--batch", 128, "--data", scenes, "--out", tmp_path / "x"
+    )
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_undecodable_image_is_one_line_from_a_loading_process_too(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    broken = data / "images" / "00000003.png"
+    broken.write_bytes(b"no image")
+    options = (*OPTIONS, "--data", data, "--out", tmp_path / "run", "--strict", "--workers", 1, "--steps", 50)
+    fails_in_one_line(cli("train", *options), [broken, "cannot be decoded"])
+
+
 def test_what_a_run_cannot_change_is_refused(scenes: Path, tmp_path: Path) -> None:
     run(*OPTIONS, "--data", scenes, "--steps", 1, "--out", tmp_path)
     before = (tmp_path / RUN_FILE).read_bytes()
     refused(r"run\.json: made with --batch 4, not 8", "--resume", "--out", tmp_path, "--batch", 8)
     refused(r"made with --without \(\), not", "--resume", "--out", tmp_path, "--without", "image-head")
-    refused("--init and --resume exclude each other", "--resume", "--out", tmp_path, "--init", "x.safetensors")
+    for option in ("--init", "--init-discriminator"):
+        refused(f"{option} and --resume exclude each other", "--resume", "--out", tmp_path, option, "x.safetensors")
     refused("holds a run already", *OPTIONS, "--data", scenes, "--out", tmp_path)
     refused("no state to resume from", "--resume", "--out", tmp_path / "none")
     assert (tmp_path / RUN_FILE).read_bytes() == before
@@ -132,11 +164,14 @@ def test_a_file_of_settings_takes_the_same_fields(scenes: Path, tmp_path: Path) 
         ('{"strict": 1}', "--strict: 1 is no flag"),
         ('{"ch": 0}', r"bad\.json: --ch 0: at least 1"),
         ('{"learning_rate": 0}', "--learning-rate 0.0: more than 0"),
-        ('{"learning_rate": "nan"}', "--learning-rate nan: more than 0"),
+        ('{"learning_rate": "nan"}', "--learning-rate: 'nan' is no finite number"),
         ('{"norm": "batch"}', r"bad\.json: --norm batch: one of isla, spade"),
         ('{"without": ["head"]}', "--without .*: one of layout-to-mask"),
         ('{"l1_weight": "1@5,2@3"}', "--l1-weight: '1@5,2@3': values of 0 or more at ascending steps"),
         ('{"l1_weight": -1}', "--l1-weight: -1: values of 0 or more"),
+        ('{"learning_rate": true}', "--learning-rate: True is no finite number"),
+        ('{"ema_decay": 1e999}', "--ema-decay: inf is no finite number"),
+        ('{"seed": 5000000000}', "--seed 5000000000: at least 0 and at most 2147483647"),
         ("{}", "give --data and --perceptual, here or in the file of --config"),
     ],
 )
@@ -226,7 +261,7 @@ def test_a_full_disk_ends_the_run_and_the_last_state_stays(scenes: Path, tmp_pat
     before = {path.name: path.read_bytes() for path in out.glob("*.[ps]*t*")}
     resumed = ["train", "--resume", "--out", out, "--steps", 4]
     full = cli(*resumed, file_limit_bytes=200_000)
-    fails_in_one_line(full, [out / "state-0000004.pt", "too large"])
+    fails_in_one_line(full, [out, "cannot write", "too large"])
     assert {path.name: path.read_bytes() for path in out.glob("*.[ps]*t*")} == before
     cli(*resumed, check=True)
     assert [row["step"] for row in losses(out)] == [1, 2, 3, 4]

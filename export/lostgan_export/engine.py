@@ -39,7 +39,7 @@ WORKSPACE_BYTES = 2 << 30
 """The most GPU memory that a layer may use for itself."""
 
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
-"""What TensorRT-RTX builds for: everything from Ampere on. Turing would have to have an engine of its own."""
+"""Targets of TensorRT-RTX: everything from Ampere on. Turing would have to have an engine of its own."""
 
 
 def build_engine(
@@ -95,7 +95,7 @@ def attach_timing_cache(config: Any, path: Path) -> None:
 
 
 def _configuration(trt: Any, builder: Any, manifest: Manifest) -> tuple[Any, Profile]:
-    """What every build is told, and the batch sizes it is for."""
+    """Settings of every build, and the batch sizes that it is for."""
     sizes = Profile(min=1, opt=max(1, manifest.max_batch // 2), max=manifest.max_batch)
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     for spec in input_specs(manifest.slots):

@@ -1,4 +1,4 @@
-"""What every benchmark reports beside its figures: the machine that they are of, and a table."""
+"""The machine that figures are of, and their table, for every benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lostgan_serve.runners.cores import usable_cores
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine that figures are measured on."""
     import torch
 
     from lostgan_export.onnx_export import tool_versions
@@ -44,7 +44,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _cpu() -> dict[str, str]:
-    """What Linux says of the first core; nothing elsewhere."""
+    """Read Linux's words on the first core; nothing elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:

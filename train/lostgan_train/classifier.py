@@ -1,4 +1,4 @@
-"""What a crop of a picture shows: a small network that learns the labels of drawn objects from pixels alone.
+"""Recognition of crops: a small network that learns the labels of objects from pixels alone.
 
 A crop is the object's box, shrunk to CROP_PX x CROP_PX pixels. The network is told neither where the box lies nor how
 large it is, so a picture that shows nothing earns nothing. Objects of every size count.
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import masks_to_boxes, roi_align
 
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.data import Batch
+from lostgan_train.data import Batch, epoch_generator
 from lostgan_train.distributed import Processes
 from lostgan_train.loop import Loop, Rhythm, Stateful, update
 from lostgan_train.synthetic.compose import Scene, draw_scene
@@ -35,7 +35,6 @@ _BATCH = 64
 _LEARNING_RATE, _WARM_UP = 3e-3, 0.3
 """The rate rises to this over the first share of the steps, then falls as a half cosine."""
 
-_SEED_STRIDE = 7_919
 _CROPS_AT_ONCE = 512
 _MOST_WORKERS = 8
 
@@ -69,7 +68,7 @@ def drawn(seeds: range, side_px: int) -> Iterable[Scene]:
 
 
 def boxes_of(scene: Scene) -> Tensor:
-    """What bounds the visible part of each object: [N, 4] float32, x, y, width, height in [0, 1]."""
+    """The boxes around the visible part of each object: [N, 4] float32, x, y, width, height in [0, 1]."""
     corners = cast(Tensor, masks_to_boxes(torch.from_numpy(scene.masks)))
     return torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2] + 1], 1) / scene.masks.shape[-1]
 
@@ -160,7 +159,7 @@ def train_classifier(
     def batches(first: int) -> Iterator[Batch]:
         for number in range(first, classifier.steps):
             epoch, part = divmod(number, per_epoch)
-            order = torch.randperm(len(crops), generator=torch.Generator().manual_seed(seed * _SEED_STRIDE + epoch))
+            order = torch.randperm(len(crops), generator=epoch_generator(seed, epoch))
             chosen = order[part * _BATCH : (part + 1) * _BATCH]
             yield {"crops": crops[chosen], "labels": labels[chosen]}
 

@@ -15,7 +15,7 @@ from lostgan_serve.errors import TrainingError, require
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 from lostgan_train.options import GroupedCommand, given, settings_options
 from lostgan_train.run_file import RunFile, new_run, read_run
-from lostgan_train.settings import VARIANTS, S, SemiSettings, TrainSettings, read_config
+from lostgan_train.settings import VARIANTS, S, SemiSettings, TrainSettings, option_name, read_config
 
 if TYPE_CHECKING:
     from lostgan_train.data import Source
@@ -105,17 +105,18 @@ def train(out: Path, resume: bool, config: Path | None, dry_run: bool, **options
 def semi(out: Path, resume: bool, config: Path | None, **options: Any) -> None:
     """Train a LostGAN on a set of which only a part is annotated; the rest is labelled by a detector.
 
-    A Faster R-CNN is trained on the annotated images and labels the others; in the LostGAN's training, which follows,
-    each object that it found counts by its probability. --resume goes on at the stage where the run stopped. The whole
-    set has to be annotated, too: the annotations that are not used tell how good the detector is.
+    A Faster R-CNN is trained on the annotated images and labels the others; the LostGAN's training follows. Where the
+    others' annotations are only held back, they tell how good the detector is. --resume goes on at the stage where the
+    run stopped.
     """
     settings = _settings(SemiSettings, out, resume, config, options)
     source = _source(settings)
     from lostgan_train.gan import TrainingRun
     from lostgan_train.semi_supervised import complete
 
-    first = TrainingRun(settings, source, out, _say)  # refuses before the detector's hours what it would refuse
-    _write_settings(settings, out, resume, first.loop.newest_step)
+    # made for its checks: what it would refuse is refused before the detector's hours
+    done = TrainingRun(settings, source, out, _say).loop.newest_step
+    _write_settings(settings, out, resume, done)
     completed = complete(settings, source, out, _say)
     if completed is None:
         return
@@ -136,8 +137,11 @@ def _settings(kind: type[S], out: Path, resume: bool, config: Path | None, optio
     values = {**(read_config(kind, config) if config else {}), **own}
     if not resume:
         return new_run(kind, out, values)
-    if "init" in values:
-        raise TrainingError("--init and --resume exclude each other: a resumed run has its own weights")
+    for name in ("init", "init_discriminator"):
+        if name in own:
+            raise TrainingError(
+                f"{option_name(name)} and --resume exclude each other: a resumed run has its own weights"
+            )
     return read_run(kind, out).override(values)
 
 
@@ -195,7 +199,9 @@ def evaluate(checkpoint: Path, count: int, training_scenes: int, sheet: Path | N
 
     loaded = load_checkpoint(checkpoint)
     if loaded.vocabulary.name != "scenes":
-        raise TrainingError(f"{checkpoint}: paints {loaded.vocabulary.name}; only generators of scenes can be scored")
+        raise TrainingError(
+            f"{checkpoint}: generates {loaded.vocabulary.name}; only generators of scenes can be scored"
+        )
     if sheet is not None:  # first: a path that cannot be written should not cost minutes
         write_file(sheet, evaluation_sheet(loaded))
     with click.progressbar(length=training_scenes, label="drawing crops", file=sys.stderr) as bar:
@@ -209,17 +215,6 @@ def evaluate(checkpoint: Path, count: int, training_scenes: int, sheet: Path | N
         raise KeyboardInterrupt
     with click.progressbar(length=count, label="generating", file=sys.stderr) as bar:
         scores = score_layouts(loaded, classifier, count, bar.update)
-    hardest = [f"{label} {share:.0%}" for label, share in scores.generated.recalls.items()][:6]
-    click.echo(f"scenes                   {scores.scenes}, {scores.objects} objects")
-    click.echo(f"object map, mean IoU     {scores.object_map_iou:.3f} (boxes alone: {scores.box_iou:.3f})")
-    real, generated = scores.real, scores.generated
-    click.echo(f"crops recognised         real {real.accuracy:.1%}, generated {generated.accuracy:.1%}")
-    click.echo(f"  mean over labels       real {real.mean_recall:.1%}, generated {generated.mean_recall:.1%}")
-    click.echo(f"least often, generated   {', '.join(hardest)}")
-    look, drawn = scores.look, scores.real_look
-    click.echo(f"grid on grass            {look.grid:.3f} (drawn: {drawn.grid:.3f})")
-    click.echo(f"dark skies               {look.dark_sky:.1%} (drawn: {drawn.dark_sky:.1%})")
-    click.echo(f"spread of sky colours    {look.sky_spread:.0f} of 255 (drawn: {drawn.sky_spread:.0f})")
-    click.echo(f"two styles of a layout   {scores.style_distance:.1f} of 255 apart in a pixel's colour, on average")
-    click.echo(f"picture against scene    {scores.l1:.1f} of 255 apart, on average")
+    for line in scores.lines():
+        click.echo(line)
     click.echo(f"the same seed again      {'the same picture, bit for bit' if repeats(loaded) else 'ANOTHER PICTURE'}")

@@ -103,26 +103,29 @@ class Figures:
 
 
 class Diagnostics:
-    """Figures of what a generator makes of a data set's first layouts.
+    """Figures of a generator's pictures of a data set's first layouts.
 
-    dataset: of training. folder: keeps the classifier, which learns first, from crops of the first pictures; a run that
-    is resumed finds it again. `ready` is False where SIGTERM or SIGINT stopped that.
+    dataset: its items are shown as they are, none mirrored. folder: keeps the classifier, which first learns from crops
+    of the data set's pictures; a run that is resumed finds it again. `ready` is False where SIGTERM or SIGINT stopped
+    that.
     """
 
     def __init__(
         self, dataset: LayoutDataset, folder: Path, seed: int, processes: Processes, echo: Callable[[str], None]
     ) -> None:
-        own = LayoutDataset(dataset.source, dataset.resolution, flip=False)
-        self.vocabulary = own.source.vocabulary
-        crops, labels = _crops(own, range(min(_CLASSIFIER_PICTURES, len(own))))
+        self.vocabulary = dataset.source.vocabulary
+        # where there are enough, the classifier learns from other pictures than those that it judges
+        first = _PICTURES if len(dataset) >= 2 * _PICTURES else 0
+        crops, labels = _crops(dataset, range(first, min(first + _CLASSIFIER_PICTURES, len(dataset))))
         classifier = train_classifier(crops, labels, self.vocabulary, folder, processes.alone(), echo, seed=seed)
         self.ready = classifier is not None
         if classifier is None:
             return
         self.classifier = classifier
-        self.items = [own[index] for index in range(min(_PICTURES, len(own)))]
+        self.items = [dataset[index] for index in range(min(_PICTURES, len(dataset)))]
         self.boxes = [_used(item) for item in self.items]
-        self.owners = np.stack([owners_by_box(boxes, own.resolution) for boxes, _ in self.boxes])
+        self.owners = np.stack([owners_by_box(boxes, dataset.resolution) for boxes, _ in self.boxes])
+        self.rarest = self._rarest(dataset)
         self.real = self._figures(to_pixels(torch.stack([item["image"] for item in self.items])))
 
     @torch.no_grad()
@@ -143,12 +146,16 @@ class Diagnostics:
         labels = torch.cat([labels for _, labels in self.boxes])
         guesses = recognise(self.classifier, crop(images, [boxes for boxes, _ in self.boxes]))
         recalls = Confusion.of(labels, guesses, self.vocabulary).recalls
-        counts = labels.bincount(minlength=len(self.vocabulary))
-        rarest = sorted(recalls, key=lambda label: int(counts[self.vocabulary.id_of(label)]))[:_RAREST]
         meter = LookMeter()
         meter.add(images.numpy(), self._regions(GRASS), self._regions(SKY))
         mean = float(np.mean(list(recalls.values())))
-        return Figures(meter.look(), mean, float(np.mean([recalls[label] for label in rarest])))
+        return Figures(meter.look(), mean, float(np.mean([recalls[label] for label in self.rarest])))
+
+    def _rarest(self, dataset: LayoutDataset) -> list[str]:
+        """The labels that the data set has least often, among those that the pictures show."""
+        shown = {self.vocabulary.labels[label] for _, labels in self.boxes for label in labels.tolist()}
+        counts = dataset.source.summary.labels
+        return sorted(shown, key=lambda label: (counts[label], label))[:_RAREST]
 
     def _regions(self, label: str) -> Array:
         """Where a label owns the layout: [N, R, R] bool."""

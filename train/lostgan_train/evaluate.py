@@ -51,6 +51,23 @@ class LayoutScores:
     real: Confusion
     generated: Confusion
 
+    def lines(self) -> list[str]:
+        """The scores as lines of text."""
+        real, generated, look, drawn = self.real, self.generated, self.look, self.real_look
+        hardest = [f"{label} {share:.0%}" for label, share in generated.recalls.items()][:6]
+        return [
+            f"scenes                   {self.scenes}, {self.objects} objects",
+            f"object map, mean IoU     {self.object_map_iou:.3f} (boxes alone: {self.box_iou:.3f})",
+            f"crops recognised         real {real.accuracy:.1%}, generated {generated.accuracy:.1%}",
+            f"  mean over labels       real {real.mean_recall:.1%}, generated {generated.mean_recall:.1%}",
+            f"least often, generated   {', '.join(hardest)}",
+            f"grid on grass            {look.grid:.3f} (drawn: {drawn.grid:.3f})",
+            f"dark skies               {look.dark_sky:.1%} (drawn: {drawn.dark_sky:.1%})",
+            f"spread of sky colours    {look.sky_spread:.0f} of 255 (drawn: {drawn.sky_spread:.0f})",
+            f"two styles of a layout   {self.style_distance:.1f} of 255 apart in a pixel's colour, on average",
+            f"picture against scene    {self.l1:.1f} of 255 apart, on average",
+        ]
+
 
 def score_layouts(
     checkpoint: Checkpoint, classifier: nn.Module, count: int, progress: Callable[[int], object]

@@ -20,7 +20,7 @@ from lostgan_train import distributed
 from lostgan_train.data import Batch, LayoutDataset, Sampling, Source, batches_of
 from lostgan_train.diagnostics import Diagnostics
 from lostgan_train.distributed import Processes
-from lostgan_train.loop import LOG_FILE, Loop, Rhythm, Stateful, update
+from lostgan_train.loop import LOG_FILE, SEED_STRIDE, Loop, Rhythm, Stateful, update
 from lostgan_train.losses import adversarial_loss, discriminator_loss
 from lostgan_train.networks.checkpoint import (
     Checkpoint,
@@ -38,11 +38,11 @@ from lostgan_train.networks.layers import initialize
 from lostgan_train.perceptual import perceptual_loss
 from lostgan_train.settings import TrainSettings
 from lostgan_train.sheets import curves, sample_sheet
+from lostgan_train.signals import stop_on_signals
 
 CLASSIFIER_FOLDER = "classifier"
 
 _BETAS = (0.0, 0.999)
-_SEED_STRIDE = 1_000_003
 _HINT = "go on from it with --resume and a lower --learning-rate, or --precision fp32"
 
 
@@ -87,7 +87,7 @@ class GAN:
             "ema": self.ema,
             "generator_optimizer": self.generator_optimizer,
             "discriminator_optimizer": self.discriminator_optimizer,
-            "scaler": self.scaler,
+            **({"scaler": self.scaler} if self.scaler.is_enabled() else {}),
         }
 
     def step(self, batch: Batch, number: int) -> dict[str, float]:
@@ -221,7 +221,7 @@ class GAN:
         """For each update this process's share of it, with style codes, on the device, in `accumulate` parts."""
         settings, world, rank = self.settings, self.processes.count, self.processes.rank
         updates, slots = settings.discriminator_updates, batch["labels"].shape[1]
-        rng = torch.Generator().manual_seed(settings.seed * _SEED_STRIDE + number)
+        rng = torch.Generator().manual_seed(settings.seed * SEED_STRIDE + number)
         codes = {
             "z_obj": torch.randn(updates, settings.batch, slots, Z_DIM, generator=rng),
             "z_img": torch.randn(updates, settings.batch, Z_DIM, generator=rng),
@@ -282,13 +282,23 @@ class TrainingRun:
         self.settings, self.source, self.out, self.echo = settings, source, out, echo
         processes = distributed.start()
         self.gan = GAN(settings, source.vocabulary, processes, formulation)
-        self.dataset = LayoutDataset(source, self.gan.generator.config.resolution, seed=settings.seed)
+        side = self.gan.generator.config.resolution
+        self.dataset = LayoutDataset(source, side, seed=settings.seed)
+        self.shown = LayoutDataset(source, side, flip=False)
+        self.sampling = Sampling(
+            settings.batch, settings.seed, settings.discriminator_updates, settings.balance,
+            processes.rank, processes.count,
+        )  # fmt: skip
+        if len(self.dataset) < self.sampling.images:
+            raise TrainingError(
+                f"--batch {settings.batch}: a step takes {self.sampling.images} images, more than the "
+                f"{len(self.dataset)} of the data; lower it"
+            )
         rhythm = Rhythm(settings.steps, settings.checkpoint_every, settings.keep, settings.sample_every)
-        images = settings.batch * settings.discriminator_updates
         about = {"vocabulary": source.vocabulary.labels, "images": len(self.dataset)}
         self.loop = Loop(
             "training", self.gan, out, rhythm,
-            processes=processes, seed=settings.seed, images=images, about=about, hint=_HINT, echo=echo,
+            processes=processes, seed=settings.seed, images=self.sampling.images, about=about, hint=_HINT, echo=echo,
         )  # fmt: skip
         self.diagnostics: Diagnostics | None = None
         self.loop.on_save, self.loop.on_sample = self._release, self._write_samples
@@ -296,12 +306,14 @@ class TrainingRun:
     def run(self) -> None:
         """Train up to `settings.steps`, or until SIGTERM or SIGINT; either way the state is saved. Raises DivergedError
         where steps stay not finite, and OutputError."""
-        if not self._prepare_samples():
+        with stop_on_signals(self.loop.stop):
+            ready = self._prepare_samples()
+        if not ready:
             self.echo(f"stopped while preparing; go on with: --resume --out {self.out}")
         elif not self.loop.run(self.batches):
             self.echo(f"stopped after step {self.loop.done}; go on with: --resume --out {self.out}")
-        elif self.loop.processes.first:
-            write_file(self.out / "curves.png", curves(self.out / LOG_FILE))
+        elif self.loop.processes.first and (log := self.out / LOG_FILE).is_file():
+            write_file(self.out / "curves.png", curves(log))
 
     def begin(self) -> None:
         """Go on from the newest state; without any, begin with the weights that the settings name. Raises
@@ -310,17 +322,8 @@ class TrainingRun:
             self.gan.start(self.echo)
 
     def batches(self, first: int) -> Iterator[Batch]:
-        """This process's batches from step `first` on, epoch by epoch; an epoch's last, incomplete one is left out.
-
-        Raises TrainingError where the data have fewer images than a step."""
-        settings, processes = self.settings, self.loop.processes
-        sampling = Sampling(
-            settings.batch, settings.seed, settings.discriminator_updates, settings.balance,
-            processes.rank, processes.count,
-        )  # fmt: skip
-        if len(self.dataset) < sampling.images:
-            raise TrainingError(f"--batch {sampling.images} is more than the {len(self.dataset)} images; lower it")
-        return batches_of(self.dataset, sampling, first, settings.steps, settings.workers)
+        """This process's batches from step `first` on, epoch by epoch; an epoch's last, incomplete one is left out."""
+        return batches_of(self.dataset, self.sampling, first, self.settings.steps, self.settings.workers)
 
     def _check(self, file: Path, about: Mapping[str, Any]) -> None:
         if about["vocabulary"] != self.source.vocabulary.labels:
@@ -336,16 +339,16 @@ class TrainingRun:
 
     def _prepare_samples(self) -> bool:
         """Make what the samples need, in the first process, if any are to come. Whether no signal stopped it."""
-        due = self.settings.sample_every <= self.settings.steps
-        processes = self.loop.processes
-        if due and processes.first:
+        every, processes = self.settings.sample_every, self.loop.processes
+        if processes.first and self.loop.done // every < self.settings.steps // every:
             folder = self.out / CLASSIFIER_FOLDER
-            self.diagnostics = Diagnostics(self.dataset, folder, self.settings.seed, processes, self.echo)
-        (stopped,) = processes.any(self.diagnostics is not None and not self.diagnostics.ready)
+            self.diagnostics = Diagnostics(self.shown, folder, self.settings.seed, processes, self.echo)
+        unready = self.diagnostics is not None and not self.diagnostics.ready
+        (stopped,) = processes.any(unready or self.loop.stopping)
         return not stopped
 
     def _write_samples(self, step: int) -> Mapping[str, float]:
-        write_file(self.out / "samples" / f"step-{step:07}.png", sample_sheet(self.gan.ema, self.dataset))
+        write_file(self.out / "samples" / f"step-{step:07}.png", sample_sheet(self.gan.ema, self.shown))
         assert self.diagnostics is not None
         figures = self.diagnostics(self.gan.ema)
         self.echo(f"samples of step {step} (real ones): {figures.beside(self.diagnostics.real)}")

@@ -11,7 +11,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -33,7 +33,7 @@ MOST_SKIPS = 20
 
 LOG_FILE, BOARD_FOLDER = "losses.jsonl", "tensorboard"
 STATE_FILES = "state-*.pt"
-_SEED_STRIDE = 1_000_003
+SEED_STRIDE = 1_000_003
 _MOST_PROCESSES = 4096
 
 
@@ -98,7 +98,7 @@ class Loop:
         self.name, self.learner, self.out, self.rhythm, self.processes = name, learner, out, rhythm, processes
         self.seed, self.images, self.about, self.hint, self.echo = seed, images, dict(about), hint, echo
         self.done = self.skipped = self.skipped_in_a_row = 0
-        self._stopping = False
+        self.stopping = False
         self._before = Snapshot(learner.state)
 
     def run(self, batches: Callable[[int], Iterator[Batch]]) -> bool:
@@ -109,15 +109,16 @@ class Loop:
         """
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-            if self.processes.first:
-                for leftover in self.out.rglob(".tmp-*"):  # of a save that was killed
-                    leftover.unlink(missing_ok=True)
+            self._sweep()
         self._cut_log()
-        rhythm = self.rhythm
-        with stop_on_signals(self._stop), torch.random.fork_rng(), self._records() as record:
+        if self.done and self.processes.first and self.on_save:
+            self.on_save()  # a kill may have come between the last state and its release
+        rhythm, device = self.rhythm, self.processes.device
+        seeds = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with stop_on_signals(self.stop), seeds, self._records() as record:
             for batch in batches(self.done):
                 losses = self.step(batch)
-                (stop,) = self.processes.any(self._stopping)
+                (stop,) = self.processes.any(self.stopping)
                 if rhythm.sample_every and self.done % rhythm.sample_every == 0:
                     losses |= self._sample()
                 record(losses)
@@ -129,7 +130,7 @@ class Loop:
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Let the learner make one update; one that is not finite in any process changes nothing in all of them."""
-        torch.manual_seed((self.seed * _SEED_STRIDE + self.done) * _MOST_PROCESSES + self.processes.rank)
+        torch.manual_seed((self.seed * SEED_STRIDE + self.done) * _MOST_PROCESSES + self.processes.rank)
         self._before.take()
         try:
             losses = self.learner.step(batch, self.done)
@@ -162,12 +163,12 @@ class Loop:
     @property
     def states(self) -> list[Path]:
         """The files of saved states, the newest first."""
-        return sorted(self.out.glob(STATE_FILES), reverse=True)
+        return sorted(self.out.glob(STATE_FILES), key=_step_of, reverse=True)
 
     @property
     def newest_step(self) -> int:
         """The step of the newest state, 0 without any."""
-        return max((int(file.stem.rpartition("-")[2]) for file in self.states), default=0)
+        return max(map(_step_of, self.states), default=0)
 
     def resume(self, check: Callable[[Path, dict[str, Any]], None] = lambda _file, _about: None) -> bool:
         """Go on from the newest state that is whole; whether there is any state. One that is damaged is set aside, so
@@ -177,19 +178,20 @@ class Loop:
         is whole.
         """
         files = self.states
+        (some, none) = self.processes.any(bool(files), not files)
+        if some and none:
+            raise CheckpointError(f"{self.out}: not all processes see its states; keep runs on storage that all share")
         damaged: list[Path] = []
         for file in files:
-            try:
-                state = _read_state(file, self.processes.device)
-            except Exception as error:  # torch raises many kinds for a damaged file
-                self.echo(f"note: {file} cannot be read ({type(error).__name__}); trying the one before")
+            state = self._whole_state(file)
+            if state is None:
                 damaged.append(file)
                 continue
             check(file, state["about"])
             for name, part in self.learner.state.items():
-                part.load_state_dict(state[name])
+                if name in state:  # fp16's scaler is not, if the run had another precision before
+                    part.load_state_dict(state[name])
             self.done, self.skipped = state["step"], state["skipped"]
-            self.processes.wait()
             if self.processes.first:
                 for each in damaged:
                     each.rename(each.with_name(f"damaged-{each.name}"))
@@ -201,6 +203,30 @@ class Loop:
             )
         return False
 
+    def _whole_state(self, file: Path) -> dict[str, Any] | None:
+        """A state, or None where it is damaged for any of the processes: all go on from the same one. Raises
+        CheckpointError where the file cannot be read for another reason."""
+        state, reason = None, ""
+        try:
+            state = _read_state(file)
+        except OSError as error:
+            raise CheckpointError(
+                f"{file}: cannot be read ({error.strerror or error}); mend that, then resume"
+            ) from None
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = type(error).__name__
+        (damaged,) = self.processes.any(state is None)
+        if damaged and self.processes.first:
+            self.echo(f"note: {file} cannot be read ({reason or 'by another process'}); trying the one before")
+        return None if damaged else state
+
+    def _sweep(self) -> None:
+        """Delete what killed saves left."""
+        if self.processes.first:
+            for leftover in (*self.out.glob(".tmp-*"), *self.out.glob("*/.tmp-*")):
+                if leftover.is_file():
+                    leftover.unlink(missing_ok=True)
+
     def _cut_log(self) -> None:
         """Drop what an interrupted run logged after its last state: it comes again."""
         log = self.out / LOG_FILE
@@ -211,8 +237,7 @@ class Loop:
     def _sample(self) -> dict[str, float]:
         if self.on_sample is None or not self.processes.first:
             return {}
-        with torch.random.fork_rng():
-            return dict(self.on_sample(self.done))
+        return dict(self.on_sample(self.done))
 
     @contextmanager
     def _records(self) -> Iterator[Callable[[dict[str, float]], None]]:
@@ -221,31 +246,52 @@ class Loop:
             yield lambda _: None
             return
         told = progress(self.name, self.done, self.rhythm.steps, self.images, self.echo)
-        with SummaryWriter(self.out / BOARD_FOLDER, purge_step=self.done + 1) as board, told as report:
+        with _board(self.out / BOARD_FOLDER, self.done) as board, told as report:
 
             def record(figures: dict[str, float]) -> None:
                 line = {"step": self.done, **{k: round(v, 6) for k, v in figures.items()}, "skipped": self.skipped}
                 with writing(self.out / LOG_FILE), (self.out / LOG_FILE).open("a") as file:
                     file.write(json.dumps(line) + "\n")
-                for name, value in figures.items():
-                    board.add_scalar(name, value, self.done)
+                with writing(self.out / BOARD_FOLDER):
+                    for name, value in figures.items():
+                        board.add_scalar(name, value, self.done)
                 report(self.done, figures | ({"skipped": self.skipped} if self.skipped else {}))
 
             yield record
 
-    def _stop(self) -> None:
-        self._stopping = True
+    def stop(self) -> None:
+        """Let the run end, its state saved, after the step that is being made."""
+        self.stopping = True
 
 
-def _read_state(file: Path, device: torch.device) -> dict[str, Any]:
+def _step_of(file: Path) -> int:
+    return int(file.stem.rpartition("-")[2])
+
+
+def _read_state(file: Path) -> dict[str, Any]:
     """A state that was saved; torch alone would not notice a flipped bit. Raises whatever a damaged file makes it."""
     with zipfile.ZipFile(file) as archive:
         if (broken := archive.testzip()) is not None:
             raise zipfile.BadZipFile(broken)
-    state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     if missing := {"about", "step", "skipped"} - state.keys():
         raise KeyError(*missing)
     return state
+
+
+@contextmanager
+def _board(folder: Path, done: int) -> Iterator[SummaryWriter]:
+    """TensorBoard's writer of a run that goes on after a step. Raises OutputError."""
+    with writing(folder):
+        board = SummaryWriter(folder, purge_step=done + 1)
+    try:
+        yield board
+        with writing(folder):
+            board.close()
+    except BaseException:
+        with suppress(OSError):
+            board.close()
+        raise
 
 
 class Snapshot:

@@ -7,11 +7,9 @@ from torch import Tensor
 
 from lostgan_train.networks.discriminator import Scores
 
-IMAGE_WEIGHT = 0.1  # lambda of equations 11 and 13
-
 
 def discriminator_loss(
-    real: Scores, fake: Scores, weights: Tensor, image_weight: float = IMAGE_WEIGHT, object_weight: float = 1.0
+    real: Scores, fake: Scores, weights: Tensor, image_weight: float, object_weight: float
 ) -> Tensor:
     """Equation 14 as a mean over images; weights: [B, O], the p_i of equation 15, 1 for annotated objects."""
     on_image = (1 - real.image).relu().mean() + (1 + fake.image).relu().mean()
@@ -22,7 +20,7 @@ def discriminator_loss(
     return image_weight * on_image + object_weight * on_objects
 
 
-def adversarial_loss(fake: Scores, image_weight: float = IMAGE_WEIGHT, object_weight: float = 1.0) -> Tensor:
+def adversarial_loss(fake: Scores, image_weight: float, object_weight: float) -> Tensor:
     """-P_D of equation 11 as a mean over images. Detection probabilities do not weigh it: equation 15 rewrites the
     discriminator's loss alone."""
     return -image_weight * fake.image.mean() - object_weight * _per_image(fake.objects, fake)

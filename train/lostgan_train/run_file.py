@@ -17,7 +17,7 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True)
 class RunFile(Generic[S]):
-    """The settings of the run in `out`, and the changes before them: after which step, and what became of what."""
+    """The settings of the run in `out`, and the changes to them: after which step, and from what to what."""
 
     out: Path
     settings: S
@@ -46,7 +46,11 @@ class RunFile(Generic[S]):
 
     def write(self) -> None:
         """Write the file, whole or not at all. Raises OutputError."""
-        content = {"settings": self.settings.to_json(), "changes": self.changes}
+        content = {
+            "command": self.settings.command,
+            "settings": self.settings.to_json(),
+            "changes": self.changes,
+        }
         write_file(self.out / RUN_FILE, json.dumps(content, indent=1).encode())
 
 
@@ -65,8 +69,14 @@ def read_run(kind: type[S], out: Path) -> RunFile[S]:
     path = out / RUN_FILE
     try:
         content = json.loads(path.read_bytes())
-        return RunFile(out, build(kind, content["settings"]), tuple(content["changes"]))
+        command, settings, changes = content["command"], content["settings"], tuple(content["changes"])
     except FileNotFoundError:
         raise CheckpointError(f"{out}: no state to resume from; start the run without --resume") from None
-    except (OSError, ValueError, LookupError, TypeError, TrainingError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({type(error).__name__}); restore it, or begin anew") from None
+    if command != kind.command:
+        raise CheckpointError(f"{path}: a run of `{command}`; go on with: lostgan-serve {command} --resume --out {out}")
+    try:
+        return RunFile(out, build(kind, settings), changes)
+    except TrainingError as error:
+        raise CheckpointError(f"{path}: {error}; restore it, or begin anew") from None

@@ -6,10 +6,11 @@ This module imports nothing heavy, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from lostgan_serve.errors import TrainingError
 
@@ -87,7 +88,10 @@ def setting(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A base of settings. Raises TrainingError naming the first field that is out of its bounds."""
+    """A base of settings. command: the command that they are of. Raises TrainingError naming the first field that is
+    out of its bounds."""
+
+    command: ClassVar[str]
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -106,7 +110,7 @@ def option_name(name: str) -> str:
 def bounds(about: Mapping[str, Any]) -> str:
     """The bounds of a field in words."""
     words = {"least": "at least", "above": "more than", "most": "at most"}
-    return " and ".join(f"{word} {about[key]:g}" for key, word in words.items() if about[key] is not None)
+    return " and ".join(f"{word} {about[key]}" for key, word in words.items() if about[key] is not None)
 
 
 def build(kind: type[S], values: Mapping[str, Any]) -> S:
@@ -161,6 +165,8 @@ def _typed(value: Any, about: Mapping[str, Any], where: str) -> Any:
             return tuple(map(str, [value] if isinstance(value, str) else value))
         if kind in (int, bool) and (not isinstance(value, int) or isinstance(value, bool) is not (kind is bool)):
             raise ValueError(f"{value!r} is no {'flag' if kind is bool else 'whole number'}")
+        if kind is float and (isinstance(value, bool) or not math.isfinite(float(value))):
+            raise ValueError(f"{value!r} is no finite number")
         return kind(value)
     except (TypeError, ValueError) as error:
         raise TrainingError(f"{where}: {error}") from None
@@ -180,6 +186,8 @@ def read_config(kind: type[Settings], path: Path) -> dict[str, Any]:
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings(Settings):
     """A run of `train`. The defaults are the paper's (section 2.2.7), but for `steps`."""
+
+    command = "train"
 
     variant: str = setting("Network to train.", MODEL, choices=VARIANTS, fixed=True)
     data: Path = setting("Folder of the data set.", DATA, metavar="FOLDER", kind=Path)
@@ -245,7 +253,9 @@ class TrainSettings(Settings):
     accumulate: int = setting(
         "Parts that each process computes its images in, to save memory.", PACE, 1, least=1, kind=int
     )
-    seed: int = setting("Seed of all that is random in the run.", PACE, 0, least=0, fixed=True, kind=int)
+    seed: int = setting(
+        "Seed of all that is random in the run.", PACE, 0, least=0, most=2**31 - 1, fixed=True, kind=int
+    )
     perceptual: str = setting(
         "Perceptual loss: a file of VGG19 weights (vgg19-dcbb9e9d.pth), efficientnet-lite0, or none.", LOSSES,
         metavar="FILE|efficientnet-lite0|none",
@@ -272,6 +282,8 @@ class TrainSettings(Settings):
 @dataclass(frozen=True, kw_only=True)
 class SemiSettings(TrainSettings):
     """A run of `semi` (section 2.2.6): a detector's training, its pseudo-labels, then the LostGAN's training."""
+
+    command = "semi"
 
     detections: str = setting(
         "Images without annotations: leave them out, take detected objects as if annotated, or weigh them by their "

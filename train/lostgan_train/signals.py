@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
+_AGAIN_S = 1.0
 
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], object]) -> Iterator[None]:
-    """Within the block SIGTERM and SIGINT call `stop`, which lets the work end where its state can be saved; a second
-    one ends the process at once."""
+    """Within the block SIGTERM and SIGINT call `stop`, which lets the work end where its state can be saved. Another
+    one, more than a second later, ends the process at once: what stops a run often sends its signal twice, to the group
+    and through torchrun."""
+    first: list[float] = []
 
     def handle(number: int, _: FrameType | None) -> None:
         stop()
-        signal.signal(number, signal.SIG_DFL)
+        first.append(time.monotonic())
+        if first[-1] - first[0] > _AGAIN_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     before = {number: signal.signal(number, handle) for number in _NUMBERS}
     try:

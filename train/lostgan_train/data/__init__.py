@@ -6,12 +6,23 @@ from pathlib import Path
 
 from lostgan_serve.errors import DataError
 from lostgan_train.data.coco import is_coco_stuff, open_coco, open_coco_stuff
-from lostgan_train.data.dataset import Batch, LayoutDataset, Sampling, batches_of, loader
+from lostgan_train.data.dataset import Batch, LayoutDataset, Sampling, batches_of, epoch_generator, load
 from lostgan_train.data.source import Example, Source, Summary
 from lostgan_train.data.visual_genome import is_visual_genome, open_visual_genome
 from lostgan_train.data.visual_genome_files import SPLITS
 
-__all__ = ["Batch", "Example", "LayoutDataset", "Sampling", "Source", "Summary", "batches_of", "loader", "open_data"]
+__all__ = [
+    "Batch",
+    "Example",
+    "LayoutDataset",
+    "Sampling",
+    "Source",
+    "Summary",
+    "batches_of",
+    "epoch_generator",
+    "load",
+    "open_data",
+]
 
 _EXPECTED = """
   scenes, or your own COCO detection set: annotations.json, images/

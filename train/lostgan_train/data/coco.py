@@ -57,7 +57,7 @@ def open_coco(folder: Path, split: str, strict: bool, named: Path | None = None)
     """
     path = folder / "annotations.json"
     document = load_json(path, _slim)
-    _check_split(document, path, split)
+    check_split(document, path, split)
     names, scenes = _categories(document, path), Vocabulary.built_in("scenes")
     of_scenes = all(0 < key < len(scenes) and scenes.labels[key] == name for key, name in names.items())
     summary = Summary(str(folder), "scenes" if of_scenes else "COCO-format set", strict)
@@ -71,7 +71,7 @@ def open_coco(folder: Path, split: str, strict: bool, named: Path | None = None)
     return select(kept, vocabulary, 1, vocabulary.slots, summary)
 
 
-def _check_split(document: Any, path: Path, split: str) -> None:
+def check_split(document: Any, path: Path, split: str) -> None:
     """Raise DataError for a set that is not that split: scenes from held-out seeds are "val", all else is "train"."""
     seeds = _drawn_seeds(document, path)
     if split == "train":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from traceback import clear_frames
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +74,7 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
         return tuple(self.source.examples[index].image for index in self._state.nonzero().flatten().tolist())
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Raises DataError where no image decodes, and for one that does not if the source is strict."""
+        """The item at an index. Raises DataError where none decodes, and in a strict source for each that does not."""
         index = range(len(self))[index]  # counted from the front, also where it is negative
         example, pixels = self._readable(index)
         labels = torch.full((self.slots,), IMAGE_LABEL)
@@ -107,6 +108,11 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
         raise DataError(f"{self.source.summary.folder}: none of its {len(self)} images can be decoded")
 
 
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """The random numbers that order an epoch."""
+    return torch.Generator().manual_seed(seed * 7_919 + epoch)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Which images a step has, as a function of `seed` and the step's number.
@@ -130,7 +136,7 @@ class Sampling:
 
     def order(self, dataset: LayoutDataset, epoch: int) -> Tensor:
         """The indices of an epoch's images, in their order: [images] int64."""
-        rng = torch.Generator().manual_seed(self.seed * 7_919 + epoch)
+        rng = epoch_generator(self.seed, epoch)
         if not self.balance:
             return torch.randperm(len(dataset), generator=rng)
         return torch.multinomial(dataset.rarity() ** self.balance, len(dataset), replacement=True, generator=rng)
@@ -152,14 +158,32 @@ def batches_of(dataset: LayoutDataset, sampling: Sampling, first: int, last: int
         dataset.set_epoch(epoch)
         steps = sampling.order(dataset, epoch)[: per_epoch * sampling.images].split(sampling.images)
         rest = [sampling.share(step) for step in steps[start:]][: last - first]
-        yield from loader(dataset, workers, batch_sampler=rest)
+        yield from load(dataset, rest, workers)
         first += len(rest)
 
 
-def loader(dataset: LayoutDataset, workers: int, **options: Any) -> DataLoader[Batch]:
-    """A loader whose processes leave signals to the one that trains."""
+def load(dataset: LayoutDataset, batches: Sequence[Sequence[int]], workers: int) -> Iterator[Batch]:
+    """Batches of a dataset's items by their indices, loaded by processes that leave signals to the one that trains.
+
+    Raises DataError as the dataset does, in one line wherever it was raised.
+    """
     pinned = torch.cuda.is_available()
-    return DataLoader(dataset, num_workers=workers, pin_memory=pinned, worker_init_fn=leave_signals_alone, **options)
+    loader = DataLoader(
+        dataset,
+        num_workers=workers,
+        pin_memory=pinned,
+        worker_init_fn=leave_signals_alone,
+        batch_sampler=cast(Any, batches),
+    )
+    try:
+        yield from loader
+    except Exception as error:
+        clear_frames(error.__traceback__)  # they hold the loader, whose processes would keep this one from ending
+        if not isinstance(error, DataError):
+            raise
+        # torch hands on a worker's error with its traceback in the text
+        line = str(error).strip().splitlines()[-1]
+        raise DataError(line.removeprefix(f"{DataError.__module__}.DataError: ")) from None
 
 
 def _coin(seed: int, epoch: int, index: int) -> bool:

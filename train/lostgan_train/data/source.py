@@ -1,4 +1,4 @@
-"""What every format is read into, and what went wrong on the way: examples, their vocabulary, a summary."""
+"""Examples that every format is read into, their vocabulary, and a summary of the faults met on the way."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Problem(Exception):  # noqa: N818 - caught where its place in the file is 
 
 @dataclass
 class Summary:
-    """What was kept of a data set, what was left out, and why.
+    """A summary of a data set: the parts that were kept, and the others with the reason.
 
     strict: problems are refused and not skipped. images, objects: kept. dropped_images, dropped_objects: how many by
     reason. problems: how many by kind; `places` names the first few of each. objects_per_image: images by number of

@@ -73,7 +73,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class DiscriminatorCheckpoint:
-    """A discriminator in evaluation mode and the labels that it knows."""
+    """A discriminator and the labels that it knows."""
 
     discriminator: Discriminator
     vocabulary: Vocabulary

@@ -130,7 +130,7 @@ class Detector:
             self.processes,
             most_gradient=_MOST_GRADIENT,
         )
-        return {name.removeprefix("loss_"): float(loss.detach()) for name, loss in terms.items()}
+        return {name.removeprefix("loss_"): self.processes.mean(loss) for name, loss in terms.items()}
 
     def _rate(self, number: int) -> float:
         warm_up = min(WARM_UP, math.ceil(self.steps / 10))

@@ -14,14 +14,14 @@ from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from lostgan_train.data import Example, LayoutDataset, Source, loader
+from lostgan_train.data import Example, LayoutDataset, Source, load
 from lostgan_train.distributed import Processes
 from lostgan_train.progress import progress
 from lostgan_train.semi_supervised import detector as detectors
 from lostgan_train.signals import stop_on_signals
 
 Detected = dict[str, list[Any]]
-"""Of one image: labels, boxes (x, y, width, height in [0, 1]) and scores, the most probable first."""
+"""The objects of one image: labels, boxes (x, y, width, height in [0, 1]) and scores, the most probable first."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ def detect(
     stop: list[bool] = []
     told = progress("labelling", 0, rounds, batch * processes.count, echo if processes.first else _silent)
     with stop_on_signals(lambda: stop.append(True)), told as report:
-        for number, (indices, images) in enumerate(
-            zip(chunks, loader(dataset, workers, batch_sampler=chunks), strict=True), 1
-        ):
+        for number, (indices, images) in enumerate(zip(chunks, load(dataset, chunks, workers), strict=True), 1):
             results = network(detectors.images_of(images, processes.device))
             found |= {index: _detected(result) for index, result in zip(indices, results, strict=True)}
             report(number, {})

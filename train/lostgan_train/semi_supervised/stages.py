@@ -3,6 +3,7 @@ with, so that a later run, also one with another LostGAN or another threshold, f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -16,12 +17,15 @@ from lostgan_serve.errors import DataError, TrainingError
 from lostgan_serve.files import write_file
 from lostgan_train import distributed
 from lostgan_train.data import Example, LayoutDataset, Sampling, Source, batches_of
+from lostgan_train.data.coco import check_split
+from lostgan_train.data.source import load_json
 from lostgan_train.distributed import Processes
 from lostgan_train.loop import Loop, Rhythm
 from lostgan_train.semi_supervised import detector as detectors
 from lostgan_train.semi_supervised.detector import Detector
 from lostgan_train.semi_supervised.pseudo_labels import Detected, average_precision, detect, pseudo_label
 from lostgan_train.settings import SemiSettings
+from lostgan_train.signals import stop_on_signals
 
 DETECTOR_FOLDER, DETECTIONS_FILE = "detector", "detections.json"
 
@@ -34,7 +38,7 @@ detections, too, and another threshold finds its objects without another detecti
 
 _SAVE_EVERY = 200
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_STAGE = ("annotated", "unlabelled", "detector", "detector_weights", "detector_steps", "detector_batch", "seed")
+_STAGE = ("annotated", "detector", "detector_weights", "detector_steps", "detector_batch", "seed")
 """Settings that the detector and its detections depend on."""
 
 
@@ -49,15 +53,19 @@ def complete(settings: SemiSettings, source: Source, out: Path, echo: Callable[[
     if settings.detections == LEAVE_OUT:
         return annotated
     folder = settings.detector_folder or out / DETECTOR_FOLDER
-    made_with = {name: str(value) if isinstance(value := getattr(settings, name), Path) else value for name in _STAGE}
+    made_with = {name: value.name if isinstance(value := getattr(settings, name), Path) else value for name in _STAGE}
     made_with |= {"least_score": min(LEAST_SCORE, settings.threshold)}
-    made_with |= {"data": str(settings.data.resolve()), "images": [len(annotated.examples), len(unlabelled.examples)]}
+    made_with |= {"images": [_digest(annotated, settings.data), _digest(unlabelled, _home(settings))]}
     path = folder / DETECTIONS_FILE
     processes = distributed.start()
-    (missing,) = processes.any(not path.exists())
-    if missing and not _detect_all(settings, annotated, unlabelled, folder, made_with, processes, echo):
-        return None
-    processes.wait()
+    stop: list[bool] = []
+    with stop_on_signals(lambda: stop.append(True)):
+        (missing,) = processes.any(not path.exists())
+        if missing and not _detect_all(settings, annotated, unlabelled, folder, made_with, processes, echo):
+            return None
+        if processes.any(bool(stop))[0]:
+            echo("stopped after the detector; go on with --resume")
+            return None
     return _combine(settings, path, annotated, unlabelled, made_with, echo)
 
 
@@ -79,7 +87,11 @@ def parts(settings: SemiSettings, source: Source) -> tuple[Source, Source]:
 
 
 def _unannotated(folder: Path) -> tuple[Example, ...]:
-    """The images in a folder and in those below it, without objects. Raises DataError where there are none."""
+    """The images in a folder and in those below it, without objects. Raises DataError where there are none, and for
+    scenes that are held out."""
+    for beside in (folder, folder.parent):
+        if (path := beside / "annotations.json").is_file():
+            check_split(load_json(path, _info_only), path, "train")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES) if folder.is_dir() else []
     if not files:
         raise DataError(f"{folder}: no folder with images ({', '.join(_IMAGES)}); name the one of --unlabelled")
@@ -171,14 +183,30 @@ def _write(
 ) -> None:
     truth = [unlabelled.examples[index] for index in found]
     precision = None if settings.unlabelled else asdict(average_precision(list(found.values()), truth))
-    images = {_name(example, settings): each for example, each in zip(truth, found.values(), strict=True)}
+    images = {_name(example, _home(settings)): each for example, each in zip(truth, found.values(), strict=True)}
     content = {"made_with": made_with, "precision": precision, "images": images}
     write_file(path, json.dumps(content).encode())
 
 
-def _name(example: Example, settings: SemiSettings) -> str:
+def _info_only(item: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object without its long lists."""
+    return {key: value for key, value in item.items() if not isinstance(value, list)}
+
+
+def _digest(source: Source, folder: Path) -> str:
+    """A short hash of the names of a source's images below a folder, in their order."""
+    names = "\n".join(_name(example, folder) for example in source.examples)
+    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _name(example: Example, folder: Path) -> str:
     """An image's path, seen from the folder of its data: both may be moved together."""
-    return os.path.relpath(example.image, settings.unlabelled or settings.data)
+    return os.path.relpath(example.image, folder)
+
+
+def _home(settings: SemiSettings) -> Path:
+    """The folder of the images that are not annotated."""
+    return settings.unlabelled or settings.data
 
 
 def _combine(
@@ -204,7 +232,7 @@ def _combine(
         labelled = [
             pseudo_label(example, images[name], settings.threshold, least_area, most)
             for example in unlabelled.examples
-            if (name := _name(example, settings)) in images
+            if (name := _name(example, _home(settings))) in images
         ]
         if precision is not None:
             precision = {name: float(precision[name]) for name in ("ap", "ap50", "ap75")}
@@ -243,7 +271,7 @@ def _report(
 
 
 def _check_same_run(path: Path, stored: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Raises TrainingError naming the first setting that differs."""
+    """Compare the settings that two runs were made with. Raises TrainingError naming the first that differs."""
     for name, value in ours.items():
         if stored.get(name) != value:
             raise TrainingError(

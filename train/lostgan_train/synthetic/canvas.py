@@ -47,7 +47,7 @@ class Canvas:
         self.owners = np.full((self.side, self.side), NOBODY, np.int16)
 
     def start(self, label: str) -> None:
-        """What is painted from here on belongs to a new object."""
+        """Begin a new object, which owns all that is drawn from here on."""
         self.labels.append(label)
 
     # Shapes

@@ -14,7 +14,7 @@ from lostgan_train.synthetic import elements as paint
 from lostgan_train.synthetic.canvas import Canvas, Color, Light
 
 LEAST_SHARE = 0.003
-"""Of the picture that an object must show to count; what is smaller, or hidden, is painted but not annotated."""
+"""Share of the picture that an object must show to count; what is smaller, or hidden, is painted but not annotated."""
 
 
 @dataclass(frozen=True)

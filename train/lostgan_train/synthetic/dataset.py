@@ -90,7 +90,7 @@ def write_dataset(
 
 
 def record_of(scene: Scene, seed: int) -> Json:
-    """What annotations.json says of one scene: its image, and its annotations without their ids."""
+    """The entry of one scene in annotations.json: its image, and its annotations without their ids."""
     side_px, vocabulary = scene.image.shape[0], Vocabulary.built_in("scenes")
     annotations = []
     for label, mask in zip(scene.labels, scene.masks, strict=True):

@@ -1,4 +1,4 @@
-"""What stands in a scene: stuff that fills areas, and things with a place and a size.
+"""Elements of a scene: stuff that fills areas, and things with a place and a size.
 
 Every function paints one object. x, y: the middle of a thing's foot, where it stands on the ground. size: its height.
 depth: 0 near, 1 at the horizon.
@@ -393,5 +393,5 @@ def _any_color(canvas: Canvas, hue: Sequence[float], saturation: Sequence[float]
 
 
 def _undimmed(canvas: Canvas, color: Color) -> Color:
-    """What has its own light: the colour that the scene's tint turns back into `color`."""
+    """The colour of a light source: the scene's tint turns it back into `color`."""
     return np.divide(color, np.maximum(canvas.light.tint, 0.05))
