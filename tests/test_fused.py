@@ -34,10 +34,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "no refinement": {"variant": "v2-128", "mask_refinement": False},
     "spade": {"variant": "v2-128", "norm": "spade"},
     "spade v1": {"variant": "v1-64", "norm": "spade", "layout_to_mask": False},
-    "averaged v1": {"variant": "v1-64", "average_masks": True},
-    "averaged": {"variant": "v2-128", "average_masks": True},
+    "pooled v1": {"variant": "v1-64", "max_pool_masks": True},
+    "pooled": {"variant": "v2-128", "max_pool_masks": True},
 }
-"""The variants, the paper's ablations of them, and masks that are averaged for coarse maps."""
+"""The variants, the paper's ablations of them, and masks that are max-pooled for coarse maps."""
 
 
 @cache

@@ -341,11 +341,11 @@ def test_the_masks_of_every_stage(variant: str, stages: int) -> None:
                 assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("average", [False, True])
-def test_a_small_object_reaches_the_whole_picture_where_masks_are_averaged(average: bool) -> None:
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_small_object_reaches_the_whole_picture_where_masks_are_pooled(pooled: bool) -> None:
     """One of a fifth of the side that lies between the samples of the 4 x 4 map: the paper's generator sees it from the
     8 x 8 map on, from where convolutions do not reach the far corner."""
-    generator = Generator(GeneratorConfig("v1-128", num_labels=9, ch=4, mask_classes=9, average_masks=average))
+    generator = Generator(GeneratorConfig("v1-128", num_labels=9, ch=4, mask_classes=9, max_pool_masks=pooled))
     initialize(generator, seed=0)
     generator.eval()
     labels, _, z_obj, z_img = (tensor[:1] for tensor in a_layout())
@@ -356,7 +356,7 @@ def test_a_small_object_reaches_the_whole_picture_where_masks_are_averaged(avera
         z_obj[:, 2] *= -3
         second = generator(labels, boxes, z_obj, z_img).image
     far = (first - second).abs()[..., 96:, 96:].max()
-    assert (far > 0) == average
+    assert (far > 0) == pooled
 
 
 @pytest.mark.parametrize(

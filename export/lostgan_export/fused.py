@@ -25,7 +25,6 @@ from lostgan_train.networks.masks import (
     MaskHead,
     ObjectMaskNet,
     PyramidPool,
-    average_masks,
     convolve_upsampled,
     draw_boxes,
     lattice,
@@ -73,7 +72,7 @@ class FusedGenerator(nn.Module):
         self.resolution = generator.config.resolution
         self.channels = generator.config.channels[0]
         self.spade = generator.config.norm == "spade"
-        self.coarse = average_masks if generator.config.average_masks else _as_they_are
+        self.max_pool_masks = generator.config.max_pool_masks
         self.label_table = constant(F.pad(F.pad(generator.label_embedding.weight, (0, 1), value=1.0), (0, 1)))
         self.constant_slot = constant(torch.eye(generator.config.object_dim + 2)[None, -1:])
         self.fc = fold_linear(generator.fc)
@@ -112,14 +111,18 @@ class FusedGenerator(nn.Module):
             if 0 < k <= len(self.mask_heads):
                 step = self.resolution // 2 // side  # nearest resizing by a whole factor keeps every step-th sample
                 clip = rows[:, :, ::step, None], columns[:, :, None, ::step]
-                masks = self.mask_heads[k - 1](x, labels, _resize(self.coarse(pasted, side), side), clip)
-            coarse = self.coarse(masks, 2 * side)
-            guides = (guide(_resize(coarse, size)).to(dtype) for size in (side, 2 * side))
+                masks = self.mask_heads[k - 1](x, labels, self._fit(pasted, side), clip)
+            guides = (guide(self._fit(masks, size)).to(dtype) for size in (side, 2 * side))
             x = block(x, known_by, *guides)
         masks = _resize(masks, self.resolution)
         image = self.to_rgb(x.relu())
         # casts come last: TensorRT has uint8 only at the end of a network
         return to_pixels(image), object_map(masks), (masks * 255).round().to(torch.uint8)
+
+    def _fit(self, masks: Tensor, side: int) -> Tensor:
+        if self.max_pool_masks and side < masks.shape[-1]:
+            return F.max_pool2d(masks, masks.shape[-1] // side)
+        return _resize(masks, side)
 
     def _inside(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Find the rows and columns of the R/2 lattice in each box, borders included: [B, O, R/2] of 0 and 1. With
@@ -373,10 +376,6 @@ def _resize(maps: Tensor, side: int) -> Tensor:
     """Resize as the generator does, by a scale that is known when traced: sizes would be computed when run, from B."""
     scale = side / maps.shape[-1]
     return maps if scale == 1 else F.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
-
-
-def _as_they_are(masks: Tensor, _: int) -> Tensor:
-    return masks
 
 
 def _shares(masks: Tensor) -> Tensor:

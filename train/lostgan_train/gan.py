@@ -244,7 +244,7 @@ def _generator_config(settings: TrainSettings, vocabulary: Vocabulary) -> Genera
         cast(Norm, settings.norm),
         layout_to_mask="layout-to-mask" not in settings.without,
         mask_refinement="mask-refinement" not in settings.without,
-        average_masks=settings.average_masks,
+        max_pool_masks=settings.max_pool_masks,
     )
 
 

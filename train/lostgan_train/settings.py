@@ -219,8 +219,8 @@ class TrainSettings(Settings):
         "Switch a component off (table 7); may be given several times.", MODEL, (),
         choices=COMPONENTS, fixed=True, kind=tuple,
     )  # fmt: skip
-    average_masks: bool = setting(
-        "Give coarse maps the mean of masks over their pixels; the paper samples masks, and misses small objects.",
+    max_pool_masks: bool = setting(
+        "Give coarse maps the maximum of masks over their pixels; the paper samples masks, and misses small objects.",
         MODEL, False, fixed=True, kind=bool,
     )  # fmt: skip
     init: Path | None = setting(

@@ -28,10 +28,13 @@ class ResBlock(nn.Module):
         self.conv2 = spectral_conv(outputs, outputs, 3)
         self.shortcut = spectral_conv(inputs, outputs, 1)
 
-    def forward(self, x: Tensor, objects: Tensor, masks: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, C', 2H, 2W]. objects: what the norms know them by. masks: [B, O, h, w]."""
+    def forward(self, x: Tensor, objects: Tensor, masks: Tensor, doubled: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, C', 2H, 2W].
+
+        objects: what the norms know them by. masks: [B, O, H, W]. doubled: the same masks as [B, O, 2H, 2W].
+        """
         main = upsample_and_convolve(self.norm1(x, objects, masks).relu(), self.conv1)
-        main = self.conv2(self.norm2(main, objects, masks).relu())
+        main = self.conv2(self.norm2(main, objects, doubled).relu())
         # A 1x1 convolution commutes with repeating pixels: before it, it is four times less work.
         return cast(Tensor, main + F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest"))
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lostgan_serve.contract import Z_DIM
 from lostgan_train.networks.formulation import OURS, Formulation
 from lostgan_train.networks.layers import START_SIDE, resize, spectral_conv, spectral_linear
-from lostgan_train.networks.masks import MASK_MAP_SIDE, ObjectMaskNet, average_masks, draw_boxes
+from lostgan_train.networks.masks import MASK_MAP_SIDE, ObjectMaskNet, draw_boxes
 from lostgan_train.networks.norms import SPADENorm
 
 WIDTHS = {
@@ -40,7 +40,7 @@ class GeneratorConfig:
     variant: a key of `WIDTHS`. ch: width multiplier, 64 in the paper. num_labels: rows of the label embedding,
     `__image__` included. mask_classes: maps that a mask head predicts; 184 in all official weights, whatever the
     vocabulary. norm: "spade" stands for LostGAN+SPADE (section 2.2.3). layout_to_mask, mask_refinement: components of
-    table 7; without the first, the boxes are the objects' masks. average_masks: coarse maps get the mean of a mask over
+    table 7; without the first, the boxes are the objects' masks. max_pool_masks: coarse maps get a mask's maximum over
     each of their pixels. The paper samples masks there, between whose samples small objects vanish, so that a moon
     cannot darken a whole sky. Raises ValueError for an unknown variant or norm, or impossible sizes.
     """
@@ -52,7 +52,7 @@ class GeneratorConfig:
     norm: Norm = "isla"
     layout_to_mask: bool = True
     mask_refinement: bool = True
-    average_masks: bool = False
+    max_pool_masks: bool = False
 
     def __post_init__(self) -> None:
         if self.variant not in WIDTHS:
@@ -197,7 +197,7 @@ class Generator(nn.Module):
         for k, block in enumerate(self.blocks):
             if 0 < k <= refined:
                 masks.append(self.refine_masks(k - 1, x, labels, masks[0], clip))
-            x = block(x, known_by, self.coarse(masks[-1], 2 * x.shape[-1]))
+            x = block(x, known_by, *(self.fit(masks[-1], side) for side in (x.shape[-1], 2 * x.shape[-1])))
         image = self.to_rgb(self.final_norm(x).relu()).tanh()
         return GeneratorOutput(image, masks[0], masks[-1], tuple(masks) if all_masks else ())
 
@@ -224,8 +224,10 @@ class Generator(nn.Module):
         predicted = self.mask_heads[head](x, labels).sigmoid()
         predicted = predicted * F.interpolate(clip, size=(side, side), mode="nearest")
         alpha = self.alphas[head].sigmoid()[labels][..., None, None]
-        return cast(Tensor, (1 - alpha) * resize(self.coarse(mask_initial, side), side) + alpha * predicted)
+        return cast(Tensor, (1 - alpha) * self.fit(mask_initial, side) + alpha * predicted)
 
-    def coarse(self, masks: Tensor, side: int) -> Tensor:
-        """Masks [B, O, h, h] for maps of up to `side` px; averaged to that side where the config says so."""
-        return average_masks(masks, side) if self.config.average_masks else masks
+    def fit(self, masks: Tensor, side: int) -> Tensor:
+        """Resize masks [B, O, h, h] to those of a map: [B, O, side, side]."""
+        if self.config.max_pool_masks and side < masks.shape[-1]:
+            return F.max_pool2d(masks, masks.shape[-1] // side)
+        return resize(masks, side)

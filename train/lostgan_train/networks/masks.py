@@ -61,12 +61,6 @@ def draw_boxes(boxes: Tensor, side: int) -> Tensor:
     return (inside_y.unsqueeze(-1) & inside_x.unsqueeze(-2)).to(boxes.dtype)
 
 
-def average_masks(masks: Tensor, side: int) -> Tensor:
-    """Average masks over the pixels of a coarser map: [B, O, h, h] -> [B, O, side, side] where side < h, else as they
-    are. The side divides h."""
-    return F.avg_pool2d(masks, masks.shape[-1] // side) if side < masks.shape[-1] else masks
-
-
 def object_map(masks: Tensor) -> Tensor:
     """Find the slot with the strongest mask at each pixel; none where every mask rounds to zero.
 

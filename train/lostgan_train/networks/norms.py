@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lostgan_train.networks.layers import resize, spectral_linear
+from lostgan_train.networks.layers import spectral_linear
 
 ISLA_EPS = 1e-6
 SPADE_WIDTH = 128
@@ -31,8 +31,7 @@ class ISLANorm(nn.Module):
         self.beta = spectral_linear(object_dim, channels)
 
     def forward(self, x: Tensor, objects: Tensor, masks: Tensor) -> Tensor:
-        """Normalize x, [B, C, H, W]. objects: [B, O, object_dim]. masks: [B, O, h, w], resized to H x W."""
-        masks = resize(masks, x.shape[-1])
+        """Normalize x, [B, C, H, W]. objects: [B, O, object_dim]. masks: [B, O, H, W]."""
         shares = (masks / (masks.sum(1, keepdim=True) + ISLA_EPS)).flatten(2)
         affine = shares.mT @ torch.cat([self.gamma(objects), self.beta(objects)], -1)
         gamma, beta = affine.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2).chunk(2, 1)
@@ -54,11 +53,10 @@ class SPADENorm(nn.Module):
         self.affine = nn.Conv2d(SPADE_WIDTH, 2 * channels, 3, padding=1)  # gamma and beta
 
     def forward(self, x: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
-        """Normalize x, [B, C, H, W]. labels: [B, O] int64. masks: [B, O, h, w], resized to H x W."""
-        side = x.shape[-1]
+        """Normalize x, [B, C, H, W]. labels: [B, O] int64. masks: [B, O, H, W]."""
         own = label_taps(self.shared)[labels].permute(0, 3, 2, 1).flatten(2)
-        hidden = own @ neighbourhoods(resize(masks, side)) + self.shared.get_parameter("bias").unsqueeze(1)
-        gamma, beta = self.affine(hidden.relu().unflatten(2, (side, side))).chunk(2, 1)
+        hidden = own @ neighbourhoods(masks) + self.shared.get_parameter("bias").unsqueeze(1)
+        gamma, beta = self.affine(hidden.relu().unflatten(2, x.shape[2:])).chunk(2, 1)
         normalized = self.batch_norm(x)
         return cast(Tensor, normalized + gamma * normalized + beta)
 

@@ -16,7 +16,6 @@ from lostgan_train.networks.blocks import DiscriminatorBlock, ResBlock
 from lostgan_train.networks.discriminator import Discriminator
 from lostgan_train.networks.formulation import Formulation
 from lostgan_train.networks.generator import Generator
-from lostgan_train.networks.layers import resize
 from lostgan_train.networks.masks import MASK_MAP_SIDE, PYRAMID_SIDES, MaskHead, PyramidPool, lattice
 from lostgan_train.networks.norms import ISLA_EPS, ISLANorm
 
@@ -27,7 +26,7 @@ class ReferenceISLANorm(ISLANorm):
     """ISLA-Norm by the letter of equations 6 to 9."""
 
     def forward(self, x: Tensor, objects: Tensor, masks: Tensor) -> Tensor:
-        masks = resize(masks, x.shape[-1]).unsqueeze(2)
+        masks = masks.unsqueeze(2)
         total = masks.sum(1) + ISLA_EPS
         gamma, beta = ((layer(objects)[..., None, None] * masks).sum(1) / total for layer in (self.gamma, self.beta))
         return cast(Tensor, (1 + gamma) * self.batch_norm(x) + beta)
@@ -36,9 +35,9 @@ class ReferenceISLANorm(ISLANorm):
 class ReferenceResBlock(ResBlock):
     """Residual block that upsamples before both convolutions."""
 
-    def forward(self, x: Tensor, objects: Tensor, masks: Tensor) -> Tensor:
+    def forward(self, x: Tensor, objects: Tensor, masks: Tensor, doubled: Tensor) -> Tensor:
         main = F.interpolate(self.norm1(x, objects, masks).relu(), scale_factor=2, mode="nearest")
-        main = self.conv2(self.norm2(self.conv1(main), objects, masks).relu())
+        main = self.conv2(self.norm2(self.conv1(main), objects, doubled).relu())
         return cast(Tensor, main + self.shortcut(F.interpolate(x, scale_factor=2, mode="nearest")))
 
 
