@@ -97,7 +97,8 @@ from lostgan_train.loop import Loop
 step = Loop.step
 def step_and_signal(loop, batch):
     losses = step(loop, batch)
-    if f"{os.environ['RANK']}:{loop.done}" in os.environ["SIGNALS"].split():
+    here = f"{os.environ['RANK']}:{loop.done}"
+    if loop.name == "training" and here in os.environ["SIGNALS"].split():
         signal.raise_signal(signal.SIGTERM)
     return losses
 Loop.step = step_and_signal
