@@ -17,7 +17,7 @@ from lostgan_export.folding import Affine, affine_of, constant, fold_conv, fold_
 from lostgan_serve.manifest import Precision
 from lostgan_train.networks.blocks import ResBlock
 from lostgan_train.networks.generator import Generator, to_pixels
-from lostgan_train.networks.layers import START_SIDE
+from lostgan_train.networks.layers import START_SIDE, resize
 from lostgan_train.networks.masks import (
     MASK_MAP_SIDE,
     MASK_SIDE,
@@ -27,6 +27,7 @@ from lostgan_train.networks.masks import (
     PyramidPool,
     convolve_upsampled,
     draw_boxes,
+    fit_masks,
     lattice,
     object_map,
     paste_masks,
@@ -111,18 +112,13 @@ class FusedGenerator(nn.Module):
             if 0 < k <= len(self.mask_heads):
                 step = self.resolution // 2 // side  # nearest resizing by a whole factor keeps every step-th sample
                 clip = rows[:, :, ::step, None], columns[:, :, None, ::step]
-                masks = self.mask_heads[k - 1](x, labels, self._fit(pasted, side), clip)
-            guides = (guide(self._fit(masks, size)).to(dtype) for size in (side, 2 * side))
+                masks = self.mask_heads[k - 1](x, labels, fit_masks(pasted, side, self.max_pool_masks), clip)
+            guides = (guide(fit_masks(masks, size, self.max_pool_masks)).to(dtype) for size in (side, 2 * side))
             x = block(x, known_by, *guides)
-        masks = _resize(masks, self.resolution)
+        masks = resize(masks, self.resolution)
         image = self.to_rgb(x.relu())
         # casts come last: TensorRT has uint8 only at the end of a network
         return to_pixels(image), object_map(masks), (masks * 255).round().to(torch.uint8)
-
-    def _fit(self, masks: Tensor, side: int) -> Tensor:
-        if self.max_pool_masks and side < masks.shape[-1]:
-            return F.max_pool2d(masks, masks.shape[-1] // side)
-        return _resize(masks, side)
 
     def _inside(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Find the rows and columns of the R/2 lattice in each box, borders included: [B, O, R/2] of 0 and 1. With
@@ -158,7 +154,7 @@ class FusedMaskNet(nn.Module):
     def forward(self, objects: Tensor) -> Tensor:
         x = self._norm((objects.to(self.fc.dtype) @ self.fc.flatten(1)).view(-1, *self.fc.shape[1:]))
         for conv in self.convs:
-            x = self._norm(conv(_resize(x, 2 * x.shape[-1])))
+            x = self._norm(conv(resize(x, 2 * x.shape[-1])))
         return cast(Tensor, self.to_mask(x).float().sigmoid().reshape(*objects.shape[:2], MASK_SIDE, MASK_SIDE))
 
     def _norm(self, x: Tensor) -> Tensor:
@@ -370,12 +366,6 @@ class FusedPyramidPool(nn.Module):
         pools = [pooling_matrix(side, level).to(x) for level in PYRAMID_SIDES]
         levels = [conv(pool @ x @ pool.mT).relu() for pool, conv in zip(pools, self.levels, strict=True)]
         return cast(Tensor, self.bottleneck(x) + convolve_upsampled(levels, list(self.taps), side))
-
-
-def _resize(maps: Tensor, side: int) -> Tensor:
-    """Resize as the generator does, by a scale that is known when traced: sizes would be computed when run, from B."""
-    scale = side / maps.shape[-1]
-    return maps if scale == 1 else F.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 def _shares(masks: Tensor) -> Tensor:

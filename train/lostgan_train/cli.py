@@ -19,6 +19,7 @@ from lostgan_train.settings import VARIANTS, S, SemiSettings, TrainSettings, opt
 
 if TYPE_CHECKING:
     from lostgan_train.data import Source
+    from lostgan_train.loop import Loop
 
 
 @click.command("import")
@@ -93,7 +94,7 @@ def train(out: Path, resume: bool, config: Path | None, dry_run: bool, **options
         _say("  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
         return
     run.begin()
-    _write_settings(settings, out, resume, run.loop.done)
+    _write_settings(settings, run.loop, resume, run.loop.done)
     run.run()
 
 
@@ -115,8 +116,8 @@ def semi(out: Path, resume: bool, config: Path | None, **options: Any) -> None:
     from lostgan_train.semi_supervised import complete
 
     # made for its checks: what it would refuse is refused before the detector's hours
-    done = TrainingRun(settings, source, out, _say).loop.newest_step
-    _write_settings(settings, out, resume, done)
+    loop = TrainingRun(settings, source, out, _say).loop
+    _write_settings(settings, loop, resume, loop.newest_step)
     completed = complete(settings, source, out, _say)
     if completed is None:
         return
@@ -145,14 +146,14 @@ def _settings(kind: type[S], out: Path, resume: bool, config: Path | None, optio
     return read_run(kind, out).override(values)
 
 
-def _write_settings(settings: TrainSettings, out: Path, resume: bool, done: int) -> None:
+def _write_settings(settings: TrainSettings, loop: Loop, resume: bool, done: int) -> None:
     """Write run.json, or the changes to it; in the first process. Raises OutputError."""
-    if os.environ.get("RANK", "0") != "0":
+    if not loop.processes.first:
         return
     if resume:
-        read_run(type(settings), out).record(settings, done)
+        read_run(type(settings), loop.out).record(settings, done)
     else:
-        RunFile(out, settings).write()
+        RunFile(loop.out, settings).write()
 
 
 def _source(settings: TrainSettings) -> Source:

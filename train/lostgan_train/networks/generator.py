@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lostgan_serve.contract import Z_DIM
 from lostgan_train.networks.formulation import OURS, Formulation
-from lostgan_train.networks.layers import START_SIDE, resize, spectral_conv, spectral_linear
-from lostgan_train.networks.masks import MASK_MAP_SIDE, ObjectMaskNet, draw_boxes
+from lostgan_train.networks.layers import START_SIDE, spectral_conv, spectral_linear
+from lostgan_train.networks.masks import MASK_MAP_SIDE, ObjectMaskNet, draw_boxes, fit_masks
 from lostgan_train.networks.norms import SPADENorm
 
 WIDTHS = {
@@ -197,7 +197,8 @@ class Generator(nn.Module):
         for k, block in enumerate(self.blocks):
             if 0 < k <= refined:
                 masks.append(self.refine_masks(k - 1, x, labels, masks[0], clip))
-            x = block(x, known_by, *(self.fit(masks[-1], side) for side in (x.shape[-1], 2 * x.shape[-1])))
+            sides = (x.shape[-1], 2 * x.shape[-1])
+            x = block(x, known_by, *(fit_masks(masks[-1], side, self.config.max_pool_masks) for side in sides))
         image = self.to_rgb(self.final_norm(x).relu()).tanh()
         return GeneratorOutput(image, masks[0], masks[-1], tuple(masks) if all_masks else ())
 
@@ -224,10 +225,4 @@ class Generator(nn.Module):
         predicted = self.mask_heads[head](x, labels).sigmoid()
         predicted = predicted * F.interpolate(clip, size=(side, side), mode="nearest")
         alpha = self.alphas[head].sigmoid()[labels][..., None, None]
-        return cast(Tensor, (1 - alpha) * self.fit(mask_initial, side) + alpha * predicted)
-
-    def fit(self, masks: Tensor, side: int) -> Tensor:
-        """Resize masks [B, O, h, h] to those of a map: [B, O, side, side]."""
-        if self.config.max_pool_masks and side < masks.shape[-1]:
-            return F.max_pool2d(masks, masks.shape[-1] // side)
-        return resize(masks, side)
+        return cast(Tensor, (1 - alpha) * fit_masks(mask_initial, side, self.config.max_pool_masks) + alpha * predicted)

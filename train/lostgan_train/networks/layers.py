@@ -34,10 +34,12 @@ def spectral_conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
 
 
 def resize(maps: Tensor, side: int) -> Tensor:
-    """Resize [B, C, H, H] to [B, C, side, side], bilinearly and with half-pixel centres."""
-    if maps.shape[-1] == side:
-        return maps
-    return F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
+    """Resize [B, C, H, H] to [B, C, side, side], bilinearly and with half-pixel centres.
+
+    The scale is given and not the size: a traced graph would compute sizes when it runs, from B.
+    """
+    scale = side / maps.shape[-1]
+    return maps if scale == 1 else F.interpolate(maps, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 def upsample_and_convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -61,6 +61,13 @@ def draw_boxes(boxes: Tensor, side: int) -> Tensor:
     return (inside_y.unsqueeze(-1) & inside_x.unsqueeze(-2)).to(boxes.dtype)
 
 
+def fit_masks(masks: Tensor, side: int, max_pool: bool) -> Tensor:
+    """Resize masks [B, O, h, h] to those of a map, [B, O, side, side]. max_pool: see `GeneratorConfig`."""
+    if max_pool and side < masks.shape[-1]:
+        return F.max_pool2d(masks, masks.shape[-1] // side)
+    return resize(masks, side)
+
+
 def object_map(masks: Tensor) -> Tensor:
     """Find the slot with the strongest mask at each pixel; none where every mask rounds to zero.
 
