@@ -164,12 +164,10 @@ def test_synchronized_batch_norm_is_that_of_the_whole_batch_in_double_precision(
 
 
 _BATCH_NORM = """
-import os, sys, torch
-import torch.distributed as dist
+import sys, torch
 from torch import nn
-from lostgan_train.distributed import synchronize_batch_norm
-dist.init_process_group("gloo")
-rank = dist.get_rank()
+from lostgan_train.distributed import start, synchronize_batch_norm
+rank = start().rank
 rng = torch.Generator().manual_seed(rank)
 network = nn.Sequential(nn.BatchNorm2d(3))
 synchronize_batch_norm(network)
