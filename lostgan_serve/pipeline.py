@@ -10,10 +10,10 @@ from itertools import islice
 
 from lostgan_serve.contract import BACKGROUND_BOX, IMAGE_LABEL, OUTPUT_NAMES, Array, empty_batch
 from lostgan_serve.errors import LayoutError, VocabularyError
-from lostgan_serve.latents import image_code, style_code
 from lostgan_serve.layout import Layout
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.runners import Runner
+from lostgan_serve.styles import image_code, style_code
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
 
 

@@ -155,9 +155,9 @@ def bench(
         raise click.UsageError("--concurrency and --rate exclude each other")
     for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
-    from lostgan_export import bench_formulations as formulations
-    from lostgan_export import bench_served
-    from lostgan_export.report import machine
+    from lostgan_export.bench import formulations as formulations
+    from lostgan_export.bench import served
+    from lostgan_export.bench.report import machine
     from lostgan_serve.files import write_file
     from lostgan_serve.triton.repository import model_name
 
@@ -175,10 +175,10 @@ def bench(
             write_file(plot, formulations.timings_plot(timings, f"{manifest.variant}, {manifest.slots} slots, CPU"))
         report |= {"variant": manifest.variant, "slots": manifest.slots, "in_process": [asdict(row) for row in timings]}
     else:
-        load = bench_served.OpenLoop(rate) if rate else bench_served.ClosedLoop(concurrency or 8)
-        served = bench_served.bench_server(repository, model_name(int(res)), url, load, rounds, _progress)
-        lines = bench_served.served_table(served)
-        report["served"] = [asdict(row) for row in served]
+        load = served.OpenLoop(rate) if rate else served.ClosedLoop(concurrency or 8)
+        rows = served.bench_server(repository, model_name(int(res)), url, load, rounds, _progress)
+        lines = served.served_table(rows)
+        report["served"] = [asdict(row) for row in rows]
     click.echo("\n".join(lines))
     if json_file is not None:
         _write_json(json_file, report)
@@ -197,9 +197,9 @@ def bench_training(
     """Compare a training step, its pace and its peak memory, with the formulation of the paper."""
     for module in ("torch", "torchvision", "onnxruntime"):
         require(module, "export")
-    from lostgan_export.bench_training import bench_training as measure
-    from lostgan_export.bench_training import training_table
-    from lostgan_export.report import machine
+    from lostgan_export.bench.report import machine
+    from lostgan_export.bench.training import bench_training as measure
+    from lostgan_export.bench.training import training_table
 
     rows = measure(variant, ch, batch, precision, rounds, _progress)
     click.echo(f"{variant}, ch {ch}, {precision}")

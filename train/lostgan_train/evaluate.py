@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 
 from lostgan_serve.contract import INPUT_NAMES, Array
-from lostgan_serve.images import contact_sheet, encode
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import Result, to_tensors
+from lostgan_serve.render import contact_sheet, encode
 from lostgan_train.classifier import Confusion, boxes_of, crop, drawn, ids_of, recognise
 from lostgan_train.diagnostics import GRASS, SKY, Look, LookMeter, owners_by_box
 from lostgan_train.networks.checkpoint import Checkpoint

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from lostgan_serve.contract import INPUT_NAMES, Z_DIM
-from lostgan_serve.images import contact_sheet, encode
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.pipeline import Result
+from lostgan_serve.render import contact_sheet, encode
 from lostgan_train.data import LayoutDataset
 from lostgan_train.networks.generator import Generator, to_pixels
 from lostgan_train.networks.layers import resize

@@ -13,8 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from lostgan_export.report import table
-from lostgan_export.turns import Build, turns
+from lostgan_export.bench.report import table
+from lostgan_export.bench.turns import Build, turns
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import to_tensors
@@ -69,7 +69,7 @@ def bench_formulations(
 
     source: a `lostgan_train.networks.checkpoint.Checkpoint`. Raises LostganError where a candidate cannot run here.
     """
-    from lostgan_export.arithmetic import matmul_peak, multiply_adds
+    from lostgan_export.bench.arithmetic import matmul_peak, multiply_adds
     from lostgan_serve.runners.openvino import computes_bf16
     from lostgan_train.networks.checkpoint import save_checkpoint
 

@@ -132,7 +132,7 @@ def test_an_interrupted_command_goes_on_and_ends_in_the_same_files(folder: Path,
 
 _INTERRUPTED = """
 import os, signal, sys
-from lostgan_serve.cli import main
+from lostgan_serve.commands import main
 from lostgan_train.synthetic import dataset
 
 write_file = dataset.write_file
@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(cli: Cli, tmp_path: Pa
 
 _FULL_DISK = """
 import resource, signal, sys
-from lostgan_serve.cli import main
+from lostgan_serve.commands import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 main(["scenes", "--out", sys.argv[1], "--count", "20", "--res", "64", "--workers", "2"])

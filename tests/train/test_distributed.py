@@ -102,7 +102,7 @@ def step_and_signal(loop, batch):
         signal.raise_signal(signal.SIGTERM)
     return losses
 Loop.step = step_and_signal
-from lostgan_serve.cli import main
+from lostgan_serve.commands import main
 main(["train", *sys.argv[1:]])
 """
 
@@ -132,7 +132,7 @@ def run_and_tell(training):
     run(training)
     print("weights", sum(float(p.detach().double().sum()) for p in training.gan.discriminator.parameters()), flush=True)
 TrainingRun.run = run_and_tell
-from lostgan_serve.cli import main
+from lostgan_serve.commands import main
 main(["train", *sys.argv[1:]])
 """
 

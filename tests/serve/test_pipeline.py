@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from lostgan_serve.contract import OUTPUT_NAMES, PAD_BOX, Array, Tensors
 from lostgan_serve.errors import LayoutError
-from lostgan_serve.latents import image_code, inverse_normal, style_code
 from lostgan_serve.layout import Layout
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import generate, to_tensors
+from lostgan_serve.styles import image_code, inverse_normal, style_code
 from lostgan_serve.vocabulary import Vocabulary
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from lostgan_export.bench_formulations import layouts_for
-from lostgan_export.report import table
+from lostgan_export.bench.formulations import layouts_for
+from lostgan_export.bench.report import table
 from lostgan_serve.contract import OUTPUT_NAMES, Tensors, rows
 from lostgan_serve.errors import LostganError, ModelError, require
 from lostgan_serve.runners import AUTO, Runner, open_runner

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lostgan_export.report import table
-from lostgan_export.turns import turns
+from lostgan_export.bench.report import table
+from lostgan_export.bench.turns import turns
 from lostgan_serve.manifest import Precision
 
 REFERENCE, OURS = "reference", "lostgan-serve"

@@ -138,7 +138,7 @@ def test_standard_input_closed_or_named_twice(cli: Cli, tiny_model: Path) -> Non
 
 STUCK = """
 import sys, time
-from lostgan_serve.cli import main
+from lostgan_serve.commands import main
 from lostgan_serve.runners.onnxrt import OnnxRunner
 def run(self, tensors, outputs):
     print("painting", flush=True)

@@ -17,11 +17,11 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from conftest import fails_in_one_line, run_cli
-from lostgan_export import bench_formulations as formulations
+from conftest import ROOT, fails_in_one_line, run_cli
 from lostgan_export import cli, parity
-from lostgan_export.arithmetic import multiply_adds
-from lostgan_export.bench_served import ClosedLoop
+from lostgan_export.bench import formulations as formulations
+from lostgan_export.bench.arithmetic import multiply_adds
+from lostgan_export.bench.served import ClosedLoop
 from lostgan_export.fused import fuse
 from lostgan_export.onnx_export import export_onnx, set_manifest
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, empty_batch, input_specs, output_specs
@@ -106,7 +106,7 @@ def test_graph(exported: Path) -> None:
 
 
 def test_file_tells_nothing_of_the_machine(exported: Path) -> None:
-    assert str(Path(__file__).parent.parent).encode() not in exported.read_bytes()
+    assert str(ROOT).encode() not in exported.read_bytes()
 
 
 def test_manifest_in_the_file(exported: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_every_module_imports_without_optional_packages(module: str) -> None:
     "command", ["", "client", "generate", "serve", "labels", "export", "import", "bench", "scenes", "train", "evaluate"]
 )
 def test_help_needs_no_optional_package(command: str) -> None:
-    done = bare(f"from lostgan_serve.cli import main; main({[*command.split(), '--help']})")
+    done = bare(f"from lostgan_serve.commands import main; main({[*command.split(), '--help']})")
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
 
@@ -68,7 +68,7 @@ def test_public_names_resolve() -> None:
 )
 def test_a_missing_package_names_what_to_install(command: list[str], extra: str) -> None:
     arguments = [str(ROOT / "examples" / "coast.json") if word == "LAYOUT" else word for word in command]
-    done = bare(f"from lostgan_serve.cli import main; main({arguments!r})")
+    done = bare(f"from lostgan_serve.commands import main; main({arguments!r})")
     assert done.returncode == 2, done.stderr
     assert "pip install" in done.stderr
     assert extra in done.stderr

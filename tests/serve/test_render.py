@@ -12,9 +12,9 @@ from PIL import Image
 from lostgan_serve.contract import NO_OBJECT
 from lostgan_serve.errors import OutputError
 from lostgan_serve.files import new_folder, write_file
-from lostgan_serve.images import color_of, contact_sheet, files_of, layout_picture, object_picture, overlay
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import Result
+from lostgan_serve.render import color_of, contact_sheet, files_of, layout_picture, object_picture, overlay
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def _styles(layout: Layout, samples: int, seed: int | None) -> Iterator[Layout]:
 
 def _refuse_twins(layouts: list[Layout], masks: bool) -> None:
     """Refuse layouts of which one's file would overwrite another's, also where upper and lower case are the same."""
-    from lostgan_serve.images import file_names
+    from lostgan_serve.render import file_names
     from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
 
     writers = {_SHEET_NAME: "the contact sheet"} if len(layouts) > 1 else {}
@@ -213,8 +213,8 @@ def _refuse_twins(layouts: list[Layout], masks: bool) -> None:
 
 def _paint(layouts: list[Layout], runner: Runner, out: Path, masks: bool) -> None:
     from lostgan_serve.files import write_file
-    from lostgan_serve.images import contact_sheet, encode, files_of
     from lostgan_serve.pipeline import generate as paint
+    from lostgan_serve.render import contact_sheet, encode, files_of
 
     sheet: list[Result] = []
     many = len(layouts) > 8 and sys.stderr.isatty()

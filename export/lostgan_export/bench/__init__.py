@@ -1,0 +1,1 @@
+"""Comparisons of speed: formulations, a server under load, a training step."""
