@@ -38,12 +38,28 @@ class DataError(LostganError):
     """Training data that is missing, of no known format, or broken."""
 
 
+class InputError(LostganError):
+    """A file or folder that is missing or that may not be read."""
+
+
 class ModelError(LostganError):
     """A model or model repository that is missing, broken, not ready or not what was asked for."""
 
 
+class RequestError(ModelError):
+    """Tensors that a model refuses. The same request fails again; others may not."""
+
+
+class DeviceError(ModelError):
+    """A machine that cannot run a model: no such GPU or instruction, no memory."""
+
+
 class ServerError(LostganError):
-    """A server that cannot be started or reached."""
+    """A server that cannot be started, or that answers otherwise than it should."""
+
+
+class ServerUnavailableError(ServerError):
+    """A server that does not answer, or takes no more for now. The same request may succeed later."""
 
 
 class OutputError(LostganError):

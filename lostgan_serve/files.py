@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lostgan_serve.errors import OutputError
+from lostgan_serve.errors import InputError, OutputError
 
 _TEMPORARY = ".tmp-"
 _ABANDONED_S = 3600
@@ -25,6 +25,19 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot write ({reason}); free some space or choose another folder") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError raised while `path` is read, or looked for, into an InputError that names it.
+
+    Also around `is_file`, `is_dir`, `exists` and `iterdir`: a folder that may not be searched makes them raise.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = error.filename if isinstance(error.filename, str) else path
+        raise InputError(f"{name}: cannot be read ({error.strerror or error}); mend the path or its rights") from error
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from conftest import EXAMPLES, fails_in_one_line, run_cli
 from lostgan_export.onnx_export import set_manifest
-from lostgan_serve import cli
+from lostgan_serve import commands
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors, empty_batch, output_specs, rows
 from lostgan_serve.errors import ModelError
 from lostgan_serve.layout import Layout
@@ -283,14 +283,14 @@ def test_an_engine_that_cannot_run_here_is_no_obstacle(tiny_model: Path, tmp_pat
 @pytest.mark.parametrize("name", ["onnxrt", "openvino"])
 def test_generate_takes_a_runner(name: str, tiny_model: Path, tmp_path: Path) -> None:
     arguments = ["generate", str(EXAMPLES[0]), "--model", str(tiny_model), "--out", str(tmp_path / name)]
-    done = CliRunner().invoke(cli.main, [*arguments, "--runner", name])
+    done = CliRunner().invoke(commands.main, [*arguments, "--runner", name])
     assert done.exit_code == 0, done.output
     assert "runner:" not in done.stderr
     assert list((tmp_path / name).glob("*.png"))
-    by_variable = CliRunner().invoke(cli.main, arguments, env={RUNNER_VARIABLE: name})
+    by_variable = CliRunner().invoke(commands.main, arguments, env={RUNNER_VARIABLE: name})
     assert by_variable.exit_code == 0
     assert "runner:" not in by_variable.stderr
-    assert "runner: onnxrt (" in CliRunner().invoke(cli.main, arguments).stderr
+    assert "runner: onnxrt (" in CliRunner().invoke(commands.main, arguments).stderr
 
 
 def test_a_runner_that_is_not_there_is_one_line(cli: Any, tiny_repository: Path, tmp_path: Path) -> None:
