@@ -22,12 +22,12 @@ class Progress:
         """Tell one fact, as a line."""
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:  # noqa: ARG002
         """Tell that a stage begins, and how long it took once the block ends well."""
         yield
 
     @contextmanager
-    def count(self, name: str, total: float, done: float = 0) -> Iterator[Advance]:
+    def count(self, name: str, total: float, done: float = 0) -> Iterator[Advance]:  # noqa: ARG002
         """Yield a function that tells how much of `total` is done. done: what an earlier call had finished."""
         yield _ignore
 
