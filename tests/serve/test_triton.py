@@ -1,22 +1,14 @@
-"""A real Triton server: what it answers, how it is started, and what is left of it afterwards."""
+"""Requests to a real Triton server: its answers, its errors, and the commands that ask it."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +18,6 @@ import pytest
 from google.protobuf import text_format
 from tritonclient import grpc as triton_grpc
 from tritonclient.grpc import model_config_pb2 as pb
-from tritonclient.utils import InferenceServerException
 
 from conftest import EXAMPLES, Cli, fails_in_one_line
 from lostgan_serve.contract import OUTPUT_NAMES, empty_batch
@@ -35,7 +26,7 @@ from lostgan_serve.runners import triton as triton_runner
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.triton.repository import new_version, write_configurations
-from lostgan_serve.triton.server import ADMIN_HEADER, Endpoints, running_server
+from lostgan_serve.triton.server import Endpoints, running_server
 
 MODEL = "lostgan_128"
 BOUNDED = "bounded_queue"
@@ -69,13 +60,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Pa
     publish(folder, BOUNDED, tiny_model, bound_queue)
     publish(folder, FOREIGN, tiny_model, lambda config: config.parameters.clear())
     write_configurations(folder, "lostgan_512", OnnxRunner(tiny_model).manifest)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def small_repository(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    folder = tmp_path_factory.mktemp("triton_repo")
-    publish(folder, MODEL, tiny_model)
     return folder
 
 
@@ -315,194 +299,7 @@ def test_full_queue(server: Endpoints, protocol: Any, monkeypatch: pytest.Monkey
     assert all(isinstance(error, ServerError) and "queue is full" in str(error) for error in errors)
 
 
-def test_admin_apis_are_locked(server: Endpoints) -> None:
-    for method, path in (
-        ("POST", "repository/index"),
-        ("POST", f"repository/models/{MODEL}/unload"),
-        ("GET", "systemsharedmemory/status"),
-        ("GET", "trace/setting"),
-        ("GET", "logging"),
-    ):
-        request = urllib.request.Request(f"http://{server.http}/v2/{path}", method=method)
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(request)
-    request.add_header(ADMIN_HEADER, server.admin_key)
-    assert urllib.request.urlopen(request).status == 200
-
-    client = triton_grpc.InferenceServerClient(server.grpc)
-    calls = [
-        client.get_model_repository_index,
-        client.get_system_shared_memory_status,
-        client.get_trace_settings,
-        client.get_log_settings,
-    ]
-    for call in calls:
-        with pytest.raises(InferenceServerException, match="restricted"):
-            call()
-        call(headers={f"triton-grpc-protocol-{ADMIN_HEADER}": server.admin_key})
-
-
-# Starting and stopping
-
-
-def starting(repository: Path) -> subprocess.Popen[str]:
-    """A process that is about to run `serve` on free ports; it has printed one line."""
-    code = f"import sys; from pathlib import Path; from lostgan_serve.triton.server import serve; \
-             print('starting'); sys.exit(serve(Path({str(repository)!r}), 0, 0, 0))"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "starting\n"
-    return process
-
-
-def serving(repository: Path) -> subprocess.Popen[str]:
-    """A process that runs `serve` on free ports; it has printed its endpoints."""
-    process = starting(repository)
-    assert process.stdout
-    assert any(line.startswith("Ctrl-C") for line in process.stdout)
-    return process
-
-
-def children(pid: int) -> list[int]:
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (thread / "children").read_text().split()]
-    return sorted(set(found))
-
-
-def family(process: subprocess.Popen[str]) -> tuple[int, list[int]]:
-    """The pids of a serving process's tritonserver and of its stubs."""
-    (tritonserver,) = children(process.pid)
-    stubs = children(tritonserver)
-    assert stubs
-    return tritonserver, stubs
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
-
-
-def shared_memory(process: subprocess.Popen[str]) -> list[Path]:
-    return list(Path("/dev/shm").glob(f"lostgan-serve-{process.pid}-*"))
-
-
-@contextmanager
-def leaves_nothing(process: subprocess.Popen[str]) -> Iterator[int]:
-    """Yields the pid of tritonserver; whatever the block does to it, nothing may be left of it 20 s later."""
-    tritonserver, stubs = family(process)
-    assert shared_memory(process)
-    try:
-        yield tritonserver
-        end = time.monotonic() + 20
-        while any(alive(pid) for pid in (process.pid, tritonserver, *stubs)) or shared_memory(process):
-            assert time.monotonic() < end
-            time.sleep(0.1)
-    finally:
-        process.kill()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stop_by_signal(small_repository: Path, number: signal.Signals) -> None:
-    process = serving(small_repository)
-    with leaves_nothing(process):
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
-        assert process.returncode == 0
-        assert "Traceback" not in errors
-
-
-@pytest.mark.parametrize("delay_s", [0.02, 0.3])
-def test_stop_by_signal_during_the_start(small_repository: Path, delay_s: float) -> None:
-    process = starting(small_repository)
-    time.sleep(delay_s)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert errors == ""
-    assert not shared_memory(process)
-
-
-def test_server_is_killed(small_repository: Path) -> None:
-    process = serving(small_repository)
-    with leaves_nothing(process) as tritonserver:
-        os.kill(tritonserver, signal.SIGKILL)
-        _, errors = process.communicate(timeout=30)
-        assert process.returncode == 128 + signal.SIGKILL
-        assert "tritonserver was ended by SIGKILL" in errors
-
-
-def test_parent_is_killed(small_repository: Path) -> None:
-    process = serving(small_repository)
-    with leaves_nothing(process):
-        process.kill()
-
-
-def test_versions_stay_as_they_were_exported(repository: Path, server: Endpoints) -> None:
-    assert sorted(path.name for path in (repository / MODEL / "1").iterdir()) == ["model.onnx", "model.py"]
-
-
-@pytest.mark.parametrize("option", ["http_port", "grpc_port", "metrics_port"])
-def test_port_is_taken(small_repository: Path, option: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        message = rf"port {port} .*--{option.replace('_', '-')}"
-        with pytest.raises(ServerError, match=message), running_server(small_repository, **{option: port}):
-            pass
-        assert taken.fileno() >= 0
-
-
-def test_broken_model(tmp_path: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    publish(tmp_path, MODEL, tiny_model)
-    model = tmp_path / MODEL / "1" / "model.onnx"
-    model.write_bytes(model.read_bytes()[:10000])
-    before = list(Path("/dev/shm").iterdir())
-    with pytest.raises(ServerError) as caught, running_server(tmp_path):
-        pass
-    assert re.search(rf"failed to load '{MODEL}'.*{re.escape(str(model))}.*export it again", str(caught.value))
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr().err == ""  # the error says it all
-    assert not [path for path in Path("/dev/shm").glob("lostgan-serve-*") if path not in before]
-
-
-def test_tritonserver_on_path_comes_first(
-    small_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = tmp_path / "tritonserver"
-    fake.write_text('#!/bin/sh\necho "$@" > "$0.arguments"\necho "error: creating server: no GPU today"\nexit 1\n')
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(ServerError, match="no GPU today"), running_server(small_repository):
-        pass
-    arguments = Path(f"{fake}.arguments").read_text()
-    assert f"--load-model={MODEL}" in arguments
-    assert "--http-address=127.0.0.1" in arguments
-    assert "--model-config-name" not in arguments
-
-
-def test_python_that_does_not_suit_the_server(small_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def starts() -> None:
-        with running_server(small_repository):
-            pass
-
-    with monkeypatch.context() as patch:
-        patch.setattr("numpy.__version__", "2.4.0")
-        with pytest.raises(ServerError, match="pip install 'numpy<2'"):
-            starts()
-    with monkeypatch.context() as patch:
-        patch.setattr("sys.base_prefix", "/nowhere")
-        patch.setattr("sysconfig.get_config_var", lambda _: "/nowhere")
-        with pytest.raises(ServerError, match=r"libpython3.*Debian's package"):
-            starts()
-    with monkeypatch.context() as patch:
-        patch.setattr("importlib.util.find_spec", lambda _: None)
-        with pytest.raises(Exception, match=r"pip install 'lostgan-serve\[server\]'.*nvcr.io"):
-            starts()
+# The commands
 
 
 def test_client_paints_what_generate_paints(cli: Cli, server: Endpoints, tiny_model: Path, tmp_path: Path) -> None:
