@@ -18,13 +18,32 @@ _ABANDONED_S = 3600
 
 
 @contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Make a folder and see that files can be written to it; what was made goes where the block left it empty.
+
+    Raises OutputError.
+    """
+    made: list[Path] = []
+    try:
+        with writing(folder):
+            made += [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):  # not empty: the usual case
+                path.rmdir()
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError raised while `path` is written into an OutputError that names it."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"{path}: cannot write ({reason}); free some space or choose another folder") from error
+        raise OutputError(f"{path}: cannot write ({error.strerror or error}); {_fix(error)}") from error
 
 
 @contextmanager
@@ -65,7 +84,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         replaces = path.exists()
         made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
+        sweep(path.parent)
         work = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
     fresh, old = work / "new", work / "old"
     try:
@@ -91,9 +110,25 @@ def new_folder(path: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _sweep(parent: Path) -> None:
-    """Delete the work folders of `new_folder` that are too old to be in use, but for the only copy of an old folder."""
-    for work in parent.glob(f"{_TEMPORARY}*"):
+def sweep(folder: Path) -> None:
+    """Delete the temporary files and folders that killed processes left in `folder` more than an hour ago, but for the
+    only copy of an old folder."""
+    for left in folder.glob(f"{_TEMPORARY}*"):
         with suppress(OSError):
-            if time.time() - work.stat().st_mtime > _ABANDONED_S and not (work / "old").exists():
-                shutil.rmtree(work, ignore_errors=True)
+            if time.time() - left.stat().st_mtime < _ABANDONED_S or (left / "old").exists():
+                continue
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()
+
+
+def _fix(error: OSError) -> str:
+    """How to mend a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space or choose another folder"
+    if error.errno == errno.ENAMETOOLONG:
+        return "give it a shorter name"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "choose a folder that you may write to"
+    return "choose another folder"

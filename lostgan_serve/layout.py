@@ -83,6 +83,14 @@ class Layout:
             source=source,
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """The layout as the JSON value that `parse` takes: boxes in [0, 1], and an id for each object."""
+        objects = []
+        for item in self.objects:
+            own = {} if item.seed is None else {"seed": item.seed}
+            objects.append({"label": item.label, "box": list(item.box), "id": item.id, **own})
+        return {"seed": self.seed, "truncation": self.truncation, "objects": objects}
+
 
 def load_layouts(path: str | os.PathLike[str]) -> list[Layout]:
     """Read a file of layouts, see `parse_layouts`. Raises LayoutError."""

@@ -39,6 +39,9 @@ class Parity(BaseModel):
     runtime: str = "ONNX Runtime"
 
 
+_IDENTITY = {"variant", "resolution", "slots", "precision", "mask_stages", "weights", "seed", "checkpoint_sha256"}
+
+
 class Manifest(BaseModel):
     """Facts of one exported model. Fields that a newer version adds are ignored.
 
@@ -83,14 +86,14 @@ class Manifest(BaseModel):
         """Raises ModelError naming `source` where `text` is no manifest."""
         return cls._checked(source, lambda: cls.model_validate_json(text))
 
+    def identity(self) -> dict[str, Any]:
+        """The facts on which a picture depends besides its layout."""
+        return self.model_dump(include=_IDENTITY)
+
     def serving_parameters(self) -> dict[str, str]:
         """The part of the manifest that a client needs, as the string parameters of a Triton configuration."""
-        return {
-            "variant": self.variant,
-            "resolution": str(self.resolution),
-            "slots": str(self.slots),
-            "max_batch": str(self.max_batch),
-            "weights": self.weights,
+        facts = self.identity() | {"max_batch": self.max_batch}
+        return {name: str(fact) for name, fact in facts.items() if fact is not None} | {
             "vocabulary": json.dumps(
                 {
                     "name": self.vocabulary.name,

@@ -1,25 +1,25 @@
-"""From layouts to pictures: layouts -> padded tensors -> runner -> results, in the order of the layouts."""
+"""From layouts to results: layouts -> padded tensors -> runner -> results, in the order of the layouts."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-from lostgan_serve.contract import BACKGROUND_BOX, IMAGE_LABEL, OUTPUT_NAMES, Array, empty_batch
-from lostgan_serve.errors import LayoutError, VocabularyError
+from lostgan_serve.contract import OUTPUT_NAMES, Array
+from lostgan_serve.encoding import encode
+from lostgan_serve.errors import LostganError, ServerUnavailableError
 from lostgan_serve.layout import Layout
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.runners import Runner
-from lostgan_serve.styles import image_code, style_code
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a model painted for a layout.
+    """What a model generated for a layout.
 
     names: the ids of the slots in use: the layout's objects in their order, then `__image__` where the vocabulary has
     a background. image: [R, R, 3] uint8 RGB. object_map: [R, R] uint8, the index into `names` of the object that owns
@@ -34,13 +34,25 @@ class Result:
     masks: Array | None = None
 
 
-def generate(layouts: Iterable[Layout], runner: Runner, outputs: Sequence[str] = OUTPUT_NAMES) -> Iterator[Result]:
-    """Paint layouts, yielding a result for each in their order.
+OnFailure = Callable[[Layout, LostganError], object]
+"""Takes a layout that a runner failed at, and its error."""
+
+
+def generate(
+    layouts: Iterable[Layout],
+    runner: Runner,
+    outputs: Sequence[str] = OUTPUT_NAMES,
+    on_failure: OnFailure | None = None,
+) -> Generator[Result, None, None]:
+    """Generate the pictures of layouts, yielding a result for each in their order.
 
     Layouts are batched up to the model's limit, and as many batches kept in flight as the runner is worth. outputs:
-    the contract's outputs that are wanted. Raises LayoutError for a layout that the model cannot draw, before its
+    the contract's outputs that are wanted. Raises LayoutError for a layout that the model cannot generate, before its
     batch is sent, and whatever the runner raises. After an error, or when the caller stops early, batches in flight are
     not waited for; `runner.close()` ends them where it can.
+
+    on_failure: takes the runner's errors instead, and the other layouts go on. A batch that fails is tried once more,
+    layout by layout. ServerUnavailableError is raised nevertheless, since all other layouts would meet it, too.
     """
     remaining = iter(layouts)
     limit = runner.manifest.max_batch
@@ -50,48 +62,39 @@ def generate(layouts: Iterable[Layout], runner: Runner, outputs: Sequence[str] =
         while True:
             # one batch more than can run, so that the next is ready when a runner's thread is free
             while len(in_flight) <= runner.concurrency and (batch := list(islice(remaining, limit))):
-                in_flight.append((batch, pool.submit(runner.run, to_tensors(batch, runner.manifest), outputs)))
+                in_flight.append((batch, pool.submit(runner.run, encode(batch, runner.manifest), outputs)))
             if not in_flight:
                 return
             batch, future = in_flight.popleft()
-            arrays = future.result()
-            for index, layout in enumerate(batch):
-                yield _result(layout, {name: array[index] for name, array in arrays.items()}, runner.manifest)
+            try:
+                arrays = future.result()
+            except LostganError as error:
+                if on_failure is None or isinstance(error, ServerUnavailableError):
+                    raise
+                yield from _one_by_one(batch, runner, outputs, on_failure)
+            else:
+                yield from _results(batch, arrays, runner.manifest)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def to_tensors(layouts: Sequence[Layout], manifest: Manifest) -> dict[str, Array]:
-    """The contract's inputs for one batch. Raises LayoutError for a layout that the model cannot draw."""
-    tensors = empty_batch(len(layouts), manifest.slots)
-    for row, layout in enumerate(layouts):
-        check(layout, manifest)
-        tensors["z_img"][row] = image_code(layout.seed, layout.truncation)
-        for slot, item in enumerate(layout.objects):
-            seed = layout.seed if item.seed is None else item.seed
-            tensors["labels"][row, slot] = manifest.vocabulary.id_of(item.label)
-            tensors["boxes"][row, slot] = item.box
-            tensors["z_obj"][row, slot] = style_code(seed, item.id, layout.truncation)
-        if manifest.vocabulary.background:
-            slot = len(layout.objects)
-            tensors["labels"][row, slot] = IMAGE_LABEL
-            tensors["boxes"][row, slot] = BACKGROUND_BOX
-            tensors["z_obj"][row, slot] = style_code(layout.seed, IMAGE_LABEL_NAME, layout.truncation)
-    return tensors
-
-
-def check(layout: Layout, manifest: Manifest) -> None:
-    """Raise LayoutError unless the model knows the labels and has a slot for every object."""
-    if len(layout.objects) > manifest.capacity:
-        raise LayoutError(
-            f"{layout.source}: objects: {len(layout.objects)} of them, but the model has room for {manifest.capacity}; "
-            f"remove some, or export one with --max-objects {len(layout.objects)}"
-        )
-    for index, item in enumerate(layout.objects):
+def _one_by_one(
+    batch: Sequence[Layout], runner: Runner, outputs: Sequence[str], on_failure: OnFailure
+) -> Iterator[Result]:
+    for layout in batch:
         try:
-            manifest.vocabulary.id_of(item.label)
-        except VocabularyError as error:
-            raise LayoutError(f"{layout.source}: objects[{index}].label: {error}") from None
+            arrays = runner.run(encode([layout], runner.manifest), outputs)
+        except ServerUnavailableError:
+            raise
+        except LostganError as error:
+            on_failure(layout, error)
+        else:
+            yield from _results([layout], arrays, runner.manifest)
+
+
+def _results(batch: Sequence[Layout], arrays: Mapping[str, Array], manifest: Manifest) -> Iterator[Result]:
+    for index, layout in enumerate(batch):
+        yield _result(layout, {name: array[index] for name, array in arrays.items()}, manifest)
 
 
 def _result(layout: Layout, outputs: dict[str, Array], manifest: Manifest) -> Result:

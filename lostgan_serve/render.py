@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import colorsys
-import io
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lostgan_serve.contract import NO_OBJECT, Array
+from lostgan_serve.errors import MissingExtraError
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import Result
 
@@ -19,11 +19,11 @@ Color = tuple[int, int, int]
 _SHOWN_SIDE_PX = 512  # pictures with text are enlarged to at least this
 _MASK_OPACITY = 0.35
 _NAME_LENGTH = 24  # of an id that is drawn, in characters
-_FILE_NAME_BYTES = 100  # of an id in a file's name: most file systems take 255 in all
 _INK, _PAPER = (20, 22, 26), (250, 250, 247)
 _INK_INDEX, _PAPER_INDEX = 253, 254  # in the palette of an object map, above any slot that has a colour of its own
 
 
+@lru_cache
 def color_of(slot: int) -> Color:
     """The colour of a slot: hues a golden angle apart, so that neighbours differ, in three depths."""
     hue = (0.58 + slot * 0.618034) % 1.0
@@ -31,35 +31,14 @@ def color_of(slot: int) -> Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def files_of(result: Result, masks: bool = False) -> Iterator[tuple[str, bytes]]:
-    """File names and PNG contents for a result with every output.
-
-    `<name>.png` is the image; `<name>.objects.png` see `object_picture`; `<name>.overlay.png` see `overlay`; with
-    `masks`, also `<name>.mask-<slot>-<id>.png`, [R, R] in grey, for each object.
-    """
-    image, objects, overlaid, *of_masks = file_names(result.layout.name, result.names if masks else ())
-    yield image, encode(Image.fromarray(_present(result.image)))
-    yield objects, encode(object_picture(result))
-    yield overlaid, encode(overlay(result))
-    if masks:
-        for name, mask in zip(of_masks, _present(result.masks), strict=True):
-            yield name, encode(Image.fromarray(mask))
+def image_picture(result: Result) -> Image.Image:
+    """The generated image as it is."""
+    return Image.fromarray(_present(result.image))
 
 
-def file_names(name: str, masks: Iterable[str] = ()) -> list[str]:
-    """What `files_of` calls the files of the layout `name`. masks: the ids whose masks are written."""
-    names = [f"{name}.png", f"{name}.objects.png", f"{name}.overlay.png"]
-    for slot, owner in enumerate(masks):
-        plain = re.sub(r"[^\w.-]+", "_", owner).encode()[:_FILE_NAME_BYTES].decode(errors="ignore")
-        names.append(f"{name}.mask-{slot:02}-{plain}.png")
-    return names
-
-
-def encode(picture: Image.Image) -> bytes:
-    """PNG bytes."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+def mask_pictures(result: Result) -> list[Image.Image]:
+    """Each object's soft mask, in grey."""
+    return [Image.fromarray(mask) for mask in _present(result.masks)]
 
 
 def object_picture(result: Result) -> Image.Image:
@@ -69,22 +48,26 @@ def object_picture(result: Result) -> Image.Image:
     enlarged by a whole factor k to at least 512 px, so that every k-th pixel gives it back.
     """
     object_map = _present(result.object_map)
-    factor = -(-_SHOWN_SIDE_PX // len(object_map))
-    enlarged = object_map.repeat(factor, 0).repeat(factor, 1)
-    height, width = enlarged.shape
-    step = min(30, height // (len(result.names) + 1))
-    font = _font(max(8, round(0.55 * step)))
-    shares = [f"{_short(name)}  {100 * (object_map == slot).mean():.0f}%" for slot, name in enumerate(result.names)]
-    panel = 2 * step + 12 + round(max(font.getlength(share) for share in shares))
-    picture = Image.new("P", (width + panel, height), _PAPER_INDEX)
+    side = len(object_map) * _factor(len(object_map))
+    step = min(30, side // (len(result.names) + 1))
+    size_px = max(8, round(0.55 * step))
+    counts = np.bincount(object_map.ravel(), minlength=NO_OBJECT + 1)
+    legend = [
+        (_text(_short(name), size_px), _text(f"{100 * count / object_map.size:.0f}%", size_px))
+        for name, count in zip(result.names, counts, strict=False)
+    ]
+    panel = 3 * step + 12 + max(name.width + share.width for name, share in legend)
+    picture = Image.new("P", (side + panel, side), _PAPER_INDEX)
     picture.putpalette(_palette())
-    picture.paste(Image.fromarray(enlarged, "L"), (0, 0))
+    picture.paste(Image.fromarray(object_map).resize((side, side), Image.Resampling.NEAREST), (0, 0))
     draw = ImageDraw.Draw(picture)
-    draw.fontmode = "1"  # no anti-aliasing: a palette has no colours between two of its own
-    for slot, share in enumerate(shares):
-        top = 12 + slot * step
-        draw.rectangle((width + 12, top, width + 12 + 0.6 * step, top + 0.6 * step), fill=slot, outline=_INK_INDEX)
-        draw.text((width + 12 + step, top + 0.3 * step), share, fill=_INK_INDEX, font=font, anchor="lm")
+    for slot, (name, share) in enumerate(legend):
+        left, top = side + 12, 12 + slot * step
+        draw.rectangle((left, top, left + 0.6 * step, top + 0.6 * step), fill=slot, outline=_INK_INDEX)
+        middle = top + round(0.3 * step)
+        for text, x in ((name, left + step), (share, left + round(1.5 * step) + name.width)):
+            # no anti-aliasing: a palette has no colours between two of its own
+            picture.paste(_INK_INDEX, (x, middle - text.height // 2), text.convert("1", dither=Image.Dither.NONE))
     return picture
 
 
@@ -92,9 +75,13 @@ def overlay(result: Result) -> Image.Image:
     """The image with each object's mask, box and name drawn over it, enlarged to at least 512 px."""
     image = _present(result.image).astype(np.float32)
     for slot, mask in enumerate(_present(result.masks)):
-        opacity = (mask / np.float32(255) * _MASK_OPACITY)[..., None]
-        image += opacity * (np.array(color_of(slot), np.float32) - image)
-    picture = _enlarge(Image.fromarray(image.round().astype(np.uint8)))
+        rows, columns = (_span(mask.any(axis)) for axis in (1, 0))
+        part = image[rows, columns]
+        opacity = mask[rows, columns, None] * np.float32(_MASK_OPACITY / 255)
+        part += opacity * (np.array(color_of(slot), np.float32) - part)
+    small = Image.fromarray((image + np.float32(0.5)).astype(np.uint8))
+    side = small.width * _factor(small.width)
+    picture = small.resize((side, side), Image.Resampling.BICUBIC)
     _draw_boxes(picture, result.layout)
     return picture
 
@@ -143,16 +130,15 @@ def contact_sheet(
 
 def _draw_boxes(picture: Image.Image, layout: Layout) -> None:
     draw = ImageDraw.Draw(picture)
-    font = _font(max(13, picture.width // 36))
+    size_px = max(13, picture.width // 36)
     boxes = [_pixels(item.box, picture.width) for item in layout.objects]
     for slot, box in enumerate(boxes):
         draw.rectangle(box, outline=color_of(slot), width=max(2, picture.width // 200))
     for slot, (left, top, _, _) in enumerate(boxes):  # names last: no box crosses one
-        name = _short(layout.objects[slot].id)
-        _, _, width, height = draw.textbbox((0, 0), name, font=font)
-        left = max(0, min(left, picture.width - round(width) - 10))  # a name near the edge moves inwards
-        draw.rectangle((left, top, left + width + 10, top + height + 8), fill=color_of(slot))
-        draw.text((left + 5, top + 4), name, fill=_ink_on(color_of(slot)), font=font)
+        name = _text(_short(layout.objects[slot].id), size_px)
+        left = max(0, min(left, picture.width - name.width - 10))  # a name near the edge moves inwards
+        draw.rectangle((left, top, left + name.width + 10, top + name.height + 8), fill=color_of(slot))
+        picture.paste(_ink_on(color_of(slot)), (left + 5, top + 4), name)
 
 
 def _short(name: str) -> str:
@@ -169,19 +155,41 @@ def _pixels(box: tuple[float, float, float, float], side_px: int) -> tuple[int, 
     return x, y, max(x + 1, x + width - 1), max(y + 1, y + height - 1)
 
 
-def _enlarge(picture: Image.Image) -> Image.Image:
-    factor = max(1, -(-_SHOWN_SIDE_PX // picture.width))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
+def _factor(side_px: int) -> int:
+    """The whole factor by which a picture is enlarged."""
+    return max(1, -(-_SHOWN_SIDE_PX // side_px))
 
 
-def _palette() -> list[int]:
+def _span(used: Array) -> slice:
+    """From the first True to the last."""
+    places = np.flatnonzero(used)
+    return slice(places[0], places[-1] + 1) if len(places) else slice(0)
+
+
+@lru_cache
+def _palette() -> bytes:
     colors = [color_of(slot) for slot in range(256)]
     colors[_INK_INDEX], colors[_PAPER_INDEX], colors[NO_OBJECT] = _INK, _PAPER, (0, 0, 0)
-    return [level for color in colors for level in color]
+    return bytes(level for color in colors for level in color)
 
 
-def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size_px)
+@lru_cache(maxsize=4096)
+def _text(text: str, size_px: int) -> Image.Image:
+    """A text as a mask in grey, as wide as the text and as high as any of its font. The same few names stand in many
+    pictures, and rasterizing them took half of a picture's time."""
+    font = _font(size_px)
+    ascent, descent = font.getmetrics()
+    mask = Image.new("L", (max(1, round(font.getlength(text))), ascent + descent))
+    ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=font)
+    return mask
+
+
+@lru_cache
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size_px)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise MissingExtraError("this Pillow was built without FreeType; mend it: pip install --force-reinstall pillow")
+    return font
 
 
 def _present(output: Array | None) -> Array:

@@ -11,10 +11,10 @@ import torch
 
 from lostgan_export.fused import FusedGenerator
 from lostgan_serve.contract import INPUT_NAMES, NO_OBJECT, OUTPUT_NAMES, Array, Tensors
+from lostgan_serve.encoding import encode
 from lostgan_serve.errors import ParityError
 from lostgan_serve.layout import Box, Layout, LayoutObject
 from lostgan_serve.manifest import Manifest, Parity, Precision
-from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners import Runner
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
@@ -99,7 +99,7 @@ def measure(runner: Runner, generator: Generator, runtime: str = "ONNX Runtime")
     layouts = sample_layouts(runner.manifest)
     differences: dict[str, list[Array]] = {name: [] for name in OUTPUT_NAMES}
     for batch in (layouts[:1], layouts[1:]):
-        tensors = to_tensors(batch, runner.manifest)
+        tensors = encode(batch, runner.manifest)
         outputs = runner.run(tensors, OUTPUT_NAMES)
         for row in range(len(batch)):
             own = {name: tensors[name][row : row + 1] for name in INPUT_NAMES}

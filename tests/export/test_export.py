@@ -25,9 +25,9 @@ from lostgan_export.bench.served import ClosedLoop
 from lostgan_export.fused import fuse
 from lostgan_export.onnx_export import export_onnx, set_manifest
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, empty_batch, input_specs, output_specs
+from lostgan_serve.encoding import encode
 from lostgan_serve.errors import CheckpointError, LostganError, ModelError, OutputError, ParityError, ServerError
 from lostgan_serve.manifest import MANIFEST_FILE, METADATA_KEY, Manifest, Parity, Precision
-from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.triton import repository
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
@@ -77,7 +77,7 @@ def files_in(folder: Path) -> list[Path]:
 def test_onnx_equals_torch_at_any_batch(exported: Path, batch: int) -> None:
     checkpoint, manifest = tiny()
     layouts = (parity.sample_layouts(manifest) * 2)[:batch]
-    tensors = to_tensors(layouts, manifest)
+    tensors = encode(layouts, manifest)
     with torch.no_grad():
         expected = fuse(checkpoint.generator)(*(torch.from_numpy(tensors[name]) for name in INPUT_NAMES))
     outputs = OnnxRunner(exported).run(tensors, OUTPUT_NAMES)
@@ -136,7 +136,7 @@ def test_export_is_quiet(tmp_path: Path, checkpoint_file: Path) -> None:
 def test_sample_layouts_fit(vocabulary: str, slots: int) -> None:
     _, manifest = tiny("v1-64", vocabulary, slots)
     layouts = parity.sample_layouts(manifest)
-    tensors = to_tensors(layouts, manifest)
+    tensors = encode(layouts, manifest)
     assert (tensors["boxes"][:, :, 2] > 0).all()
     assert max(len(layout.objects) for layout in layouts) == manifest.capacity
 
@@ -288,7 +288,7 @@ def test_tensors_that_do_not_fit_are_one_line(exported: Path) -> None:
 
 def test_a_wrong_label_does_not_fail_its_batch(exported: Path) -> None:
     _, manifest = tiny()
-    tensors = to_tensors(parity.sample_layouts(manifest)[:2], manifest)
+    tensors = encode(parity.sample_layouts(manifest)[:2], manifest)
     runner = OnnxRunner(exported)
     expected = runner.run(tensors, ("image",))["image"]
     tensors["labels"][1, :2] = -1, 10**9

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from conftest import run_cli
 from lostgan_serve.contract import OUTPUT_NAMES, Array
+from lostgan_serve.encoding import encode
 from lostgan_serve.layout import Layout
-from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.vocabulary import Vocabulary
 
@@ -45,7 +45,7 @@ def models(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 def paint(runner: OnnxRunner, *drawn: Layout) -> list[dict[str, Array]]:
-    outputs = runner.run(to_tensors(drawn, runner.manifest), OUTPUT_NAMES)
+    outputs = runner.run(encode(drawn, runner.manifest), OUTPUT_NAMES)
     return [{name: array[row].astype(int) for name, array in outputs.items()} for row in range(len(drawn))]
 
 

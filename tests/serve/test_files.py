@@ -1,4 +1,4 @@
-"""New folders: whole or not there, whatever happens between two renames, and nothing left behind."""
+"""Files and new folders: whole or not there, whatever happens between two renames, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lostgan_serve.errors import OutputError
-from lostgan_serve.files import new_folder
+from lostgan_serve.files import new_folder, sweep, write_file
 
 
 def fill(path: Path, text: str) -> None:
@@ -72,3 +72,46 @@ def test_old_leftovers_are_swept_and_young_ones_are_not(tmp_path: Path) -> None:
         os.utime(left, (time.time() - age_s,) * 2)
     fill(tmp_path / "v", "x")
     assert names(tmp_path) == [".tmp-young", "v"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=r"file/a\.png: cannot write \(File exists\)"):
+        write_file(tmp_path / "file" / "a.png", b"x")
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(OutputError, match=r"a\.png: cannot write"):
+        write_file(tmp_path / "a.png", b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "file"]
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "v") as folder:
+        (folder / "a").write_text("first")
+        assert not (tmp_path / "v").exists()
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "v") as folder:
+        (folder / "a").write_text("second")
+        raise KeyboardInterrupt
+    assert (tmp_path / "v" / "a").read_text() == "first"
+    with new_folder(tmp_path / "v") as folder:
+        (folder / "b").write_text("third")
+    assert [path.name for path in (tmp_path / "v").iterdir()] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]
+
+
+def test_what_killed_processes_left_is_swept_after_an_hour(tmp_path: Path) -> None:
+    old, fresh, kept = tmp_path / ".tmp-old-a.png", tmp_path / ".tmp-new-a.png", tmp_path / "a.png"
+    for path in (old, fresh, kept):
+        path.write_bytes(b"x")
+    for path in (old, kept):
+        os.utime(path, (time.time() - 7200,) * 2)
+    sweep(tmp_path)
+    assert names(tmp_path) == [fresh.name, kept.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"), [("n" * 300, "give it a shorter name"), ("file/a.png", "choose another folder")]
+)
+def test_a_failed_write_says_how_to_mend_it(tmp_path: Path, name: str, fix: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=fix):
+        write_file(tmp_path / name, b"x")

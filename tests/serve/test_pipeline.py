@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lostgan_serve.contract import OUTPUT_NAMES, PAD_BOX, Array, Tensors
+from lostgan_serve.encoding import encode
 from lostgan_serve.errors import LayoutError
 from lostgan_serve.layout import Layout
 from lostgan_serve.manifest import Manifest
-from lostgan_serve.pipeline import generate, to_tensors
-from lostgan_serve.styles import image_code, inverse_normal, style_code
+from lostgan_serve.normals import inverse_normal
+from lostgan_serve.pipeline import generate
+from lostgan_serve.styles import image_code, style_code
 from lostgan_serve.vocabulary import Vocabulary
 
 
@@ -102,13 +104,13 @@ def test_an_objects_code_does_not_depend_on_the_others(objects: list[dict[str, A
 
 def _codes(objects: list[dict[str, Any]]) -> dict[str, Array]:
     parsed = Layout.parse({"objects": objects, "seed": 5})
-    tensors = to_tensors([parsed], manifest())
+    tensors = encode([parsed], manifest())
     return {item.id: tensors["z_obj"][0, slot] for slot, item in enumerate(parsed.objects)} | {"": tensors["z_img"][0]}
 
 
 def test_an_object_with_a_seed_of_its_own_keeps_its_style() -> None:
     objects = [{"label": "car", "box": [0, 0, 1, 1], "seed": 12}, {"label": "road", "box": [0, 0, 1, 1]}]
-    first, second = (to_tensors([Layout.parse({"objects": objects, "seed": s})], manifest()) for s in (1, 2))
+    first, second = (encode([Layout.parse({"objects": objects, "seed": s})], manifest()) for s in (1, 2))
     np.testing.assert_array_equal(first["z_obj"][0, 0], second["z_obj"][0, 0])
     assert (first["z_obj"][0, 1] != second["z_obj"][0, 1]).any()
     assert (first["z_img"] != second["z_img"]).any()
@@ -118,7 +120,7 @@ def test_an_object_with_a_seed_of_its_own_keeps_its_style() -> None:
 
 
 def test_layouts_become_padded_tensors() -> None:
-    tensors = to_tensors([layout("sky", "sea"), layout("car")], manifest())
+    tensors = encode([layout("sky", "sea"), layout("car")], manifest())
     assert {name: (array.dtype.name, array.shape) for name, array in tensors.items()} == {
         "labels": ("int64", (2, 6)),
         "boxes": ("float32", (2, 6, 4)),
@@ -132,7 +134,7 @@ def test_layouts_become_padded_tensors() -> None:
 
 def test_visual_genome_layouts_end_with_a_background_object() -> None:
     genome = manifest("visual-genome", slots=4)
-    tensors = to_tensors([layout("tree", "man")], genome)
+    tensors = encode([layout("tree", "man")], genome)
     assert tensors["labels"][0].tolist() == [2, 3, 0, 0]
     assert tensors["boxes"][0, 2].tolist() == [0, 0, 1, 1]
     assert tensors["z_obj"][0, 2].any()
@@ -142,9 +144,9 @@ def test_visual_genome_layouts_end_with_a_background_object() -> None:
 
 def test_too_many_objects_and_foreign_labels_are_refused() -> None:
     with pytest.raises(LayoutError, match=r"3 of them, but the model has room for 2.*--max-objects 3"):
-        to_tensors([layout("sky", "sea", "car")], manifest(slots=2))
+        encode([layout("sky", "sea", "car")], manifest(slots=2))
     with pytest.raises(LayoutError, match=r"objects\[1\]\.label: unknown label 'lighthouse' in vocabulary coco-stuff"):
-        to_tensors([layout("sky", "lighthouse")], manifest("coco-stuff"))
+        encode([layout("sky", "lighthouse")], manifest("coco-stuff"))
 
 
 # Batching
@@ -229,7 +231,7 @@ def test_a_caller_that_stops_early_does_not_wait() -> None:
     results = generate([layout("sky")] * 5, runner)
     try:
         next(results)
-        results.close()  # type: ignore[attr-defined]
+        results.close()
         assert not runner.let_go.is_set()
         assert runner.batches == [1]
     finally:

@@ -1,20 +1,14 @@
-"""Pictures of results: sizes, what their pixels mean, and files that are whole or not there."""
+"""Pictures of results: their sizes and the meaning of their pixels."""
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from lostgan_serve.contract import NO_OBJECT
-from lostgan_serve.errors import OutputError
-from lostgan_serve.files import new_folder, write_file
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import Result
-from lostgan_serve.render import color_of, contact_sheet, files_of, layout_picture, object_picture, overlay
+from lostgan_serve.render import color_of, contact_sheet, layout_picture, object_picture, overlay
 
 
 @pytest.fixture
@@ -82,51 +76,6 @@ def test_drawings_and_sheets_have_the_stated_size(result: Result) -> None:
     assert contact_sheet([result] * 3, side_px=100).width == 10 + 3 * 110
 
 
-def test_files_are_pngs_with_safe_names(result: Result) -> None:
-    files = dict(files_of(result, masks=True))
-    assert list(files) == [
-        "view.png",
-        "view.objects.png",
-        "view.overlay.png",
-        "view.mask-00-sky-1.png",
-        "view.mask-01-sea-1.png",
-        "view.mask-02-a_b_ü.png",
-    ]
-    assert result.image is not None
-    assert result.masks is not None
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(files["view.png"]))), result.image)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(files["view.mask-01-sea-1.png"]))), result.masks[1])
-
-
-def test_mask_files_have_names_of_a_bounded_length(result: Result) -> None:
-    many = Result(result.layout, ("é" * 200, "b", "c"), result.image, result.object_map, result.masks)
-    assert f"view.mask-00-{'é' * 50}.png" in dict(files_of(many, masks=True))
-
-
 def test_colors_of_neighbouring_slots_differ() -> None:
     colors = np.array([color_of(slot) for slot in range(32)]).astype(int)
     assert np.abs(np.diff(colors, axis=0)).sum(1).min() > 60
-
-
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match=r"file/a\.png: cannot write \(File exists\)"):
-        write_file(tmp_path / "file" / "a.png", b"x")
-    (tmp_path / "a.png").mkdir()
-    with pytest.raises(OutputError, match=r"a\.png: cannot write"):
-        write_file(tmp_path / "a.png", b"x")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "file"]
-
-
-def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with new_folder(tmp_path / "v") as folder:
-        (folder / "a").write_text("first")
-        assert not (tmp_path / "v").exists()
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "v") as folder:
-        (folder / "a").write_text("second")
-        raise KeyboardInterrupt
-    assert (tmp_path / "v" / "a").read_text() == "first"
-    with new_folder(tmp_path / "v") as folder:
-        (folder / "b").write_text("third")
-    assert [path.name for path in (tmp_path / "v").iterdir()] == ["b"]
-    assert [path.name for path in tmp_path.iterdir()] == ["v"]

@@ -16,9 +16,9 @@ from conftest import EXAMPLES, fails_in_one_line, run_cli
 from lostgan_export.onnx_export import set_manifest
 from lostgan_serve import commands
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors, empty_batch, output_specs, rows
+from lostgan_serve.encoding import encode
 from lostgan_serve.errors import ModelError
 from lostgan_serve.layout import Layout
-from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners import AUTO, RUNNERS, Runner, open_runner
 from lostgan_serve.runners.cores import Cores, Draw, usable_cores
 from lostgan_serve.runners.onnxrt import OnnxRunner, onnx_file
@@ -45,7 +45,7 @@ def openvino(tiny_model: Path) -> OpenVinoRunner:
 @pytest.fixture(scope="module")
 def tensors(onnxrt: OnnxRunner) -> Arrays:
     """The example layouts, all of which leave slots empty."""
-    return to_tensors([Layout.load(path) for path in EXAMPLES], onnxrt.manifest)
+    return encode([Layout.load(path) for path in EXAMPLES], onnxrt.manifest)
 
 
 def assert_agree(found: Arrays, expected: Arrays) -> None:

@@ -13,10 +13,12 @@ from PIL import Image
 from torch import nn
 
 from lostgan_serve.contract import INPUT_NAMES, Array
+from lostgan_serve.encoding import encode
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.manifest import Manifest
-from lostgan_serve.pipeline import Result, to_tensors
-from lostgan_serve.render import contact_sheet, encode
+from lostgan_serve.pipeline import Result
+from lostgan_serve.png import png
+from lostgan_serve.render import contact_sheet
 from lostgan_train.classifier import Confusion, boxes_of, crop, drawn, ids_of, recognise
 from lostgan_train.diagnostics import GRASS, SKY, Look, LookMeter, owners_by_box
 from lostgan_train.networks.checkpoint import Checkpoint
@@ -131,7 +133,7 @@ def evaluation_sheet(checkpoint: Checkpoint) -> bytes:
         for layout, image, owner in zip(layouts, images, owners, strict=True)
     ]
     reals, below = ([Image.fromarray(picture) for picture in row] for row in ([s.image for s in scenes], others))
-    return encode(contact_sheet(results, reals=reals, below=below))
+    return png(contact_sheet(results, reals=reals, below=below))
 
 
 def _held_out(checkpoint: Checkpoint, count: int) -> Iterator[tuple[Layout, Scene]]:
@@ -161,7 +163,7 @@ def _layout(scene: Scene, seed: int) -> Layout:
 def _paint(checkpoint: Checkpoint, layouts: Sequence[Layout], style: int) -> tuple[Array, Array]:
     """One style of each layout: images [B, R, R, 3] uint8 and object maps [B, R, R] uint8."""
     manifest = _manifest(checkpoint)
-    tensors = to_tensors([replace(layout, seed=2 * layout.seed + style) for layout in layouts], manifest)
+    tensors = encode([replace(layout, seed=2 * layout.seed + style) for layout in layouts], manifest)
     parts = -(-len(layouts) * manifest.resolution**2 // _PIXELS_AT_ONCE)
     images, owners = [], []
     for part in zip(*(torch.from_numpy(tensors[name]).chunk(parts) for name in INPUT_NAMES), strict=True):

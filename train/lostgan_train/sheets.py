@@ -14,7 +14,8 @@ from PIL import Image
 from lostgan_serve.contract import INPUT_NAMES, Z_DIM
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.pipeline import Result
-from lostgan_serve.render import contact_sheet, encode
+from lostgan_serve.png import png
+from lostgan_serve.render import contact_sheet
 from lostgan_train.data import LayoutDataset
 from lostgan_train.networks.generator import Generator, to_pixels
 from lostgan_train.networks.layers import resize
@@ -34,7 +35,7 @@ def sample_sheet(generator: Generator, dataset: LayoutDataset) -> bytes:
         item["z_obj"], item["z_img"] = style_codes(index, len(item["labels"]))
         results.append(_generate(generator, {name: item[name] for name in INPUT_NAMES}, dataset, index))
         reals.append(Image.fromarray(to_pixels(item["image"][None])[0].numpy()))
-    return encode(contact_sheet(results, reals=reals))
+    return png(contact_sheet(results, reals=reals))
 
 
 def style_codes(seed: int, slots: int) -> tuple[torch.Tensor, torch.Tensor]:

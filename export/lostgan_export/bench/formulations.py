@@ -16,8 +16,8 @@ from typing import Any
 from lostgan_export.bench.report import table
 from lostgan_export.bench.turns import Build, turns
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
+from lostgan_serve.encoding import encode
 from lostgan_serve.manifest import Manifest
-from lostgan_serve.pipeline import to_tensors
 from lostgan_serve.runners.cores import usable_cores
 
 REFERENCE_TORCH = "reference, PyTorch"
@@ -191,7 +191,7 @@ def layouts_for(manifest: Manifest, batch: int) -> Tensors:
     from lostgan_export.parity import sample_layouts
 
     layouts = sample_layouts(manifest)
-    return to_tensors([layouts[k % len(layouts)] for k in range(batch)], manifest)
+    return encode([layouts[k % len(layouts)] for k in range(batch)], manifest)
 
 
 def _torch(weights: Path, compiled: bool) -> Callable[[Tensors], object]:

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lostgan_serve.contract import BACKGROUND_BOX, IMAGE_LABEL, PAD_BOX
+from lostgan_serve.encoding import padded
 from lostgan_serve.errors import DataError
 from lostgan_train.data.source import Example, Source
 from lostgan_train.signals import leave_signals_alone
@@ -77,20 +77,18 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
         """The item at an index. Raises DataError where none decodes, and in a strict source for each that does not."""
         index = range(len(self))[index]  # counted from the front, also where it is negative
         example, pixels = self._readable(index)
-        labels = torch.full((self.slots,), IMAGE_LABEL)
-        boxes = torch.tensor([PAD_BOX] * self.slots)
-        weights = torch.zeros(self.slots)
-        background = (BACKGROUND_BOX,) * self.background
-        count, used = len(example.labels), len(example.labels) + len(background)
-        labels[:count] = torch.tensor(example.labels)
-        boxes[:used] = torch.tensor(example.boxes + background).reshape(used, 4)
-        weights[:used] = torch.tensor(example.weights + (1.0,) * len(background))
+        boxes = np.array(example.boxes, np.float32).reshape(-1, 4)
         if self.flip and _coin(self.seed, int(self._epoch), index):
             pixels = pixels[:, ::-1]
-            boxes[:used, 0] = (1 - boxes[:used, 0] - boxes[:used, 2]).clamp_(min=0)
+            boxes[:, 0] = np.maximum(1 - boxes[:, 0] - boxes[:, 2], 0)
+        labels, slot_boxes = padded(example.labels, boxes, self.slots, background=self.source.vocabulary.background)
+        weights = np.zeros(self.slots, np.float32)
+        used = len(example.labels) + self.background
+        weights[:used] = (*example.weights, *(1.0,) * self.background)
         # in numpy, since torch would start its threads for so small a task
         image = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / np.float32(127.5) - np.float32(1)
-        return {"image": torch.from_numpy(image), "labels": labels, "boxes": boxes, "weights": weights}
+        item = {"image": image, "labels": labels, "boxes": slot_boxes, "weights": weights}
+        return {name: torch.from_numpy(array) for name, array in item.items()}
 
     def _readable(self, index: int) -> tuple[Example, npt.NDArray[np.uint8]]:
         """The example at `index`, or the next one after it that decodes, and its pixels."""

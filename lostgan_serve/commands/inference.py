@@ -1,0 +1,176 @@
+"""The commands `generate` and `client`: layouts in, pictures out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lostgan_serve.errors import LayoutError
+
+if TYPE_CHECKING:
+    from lostgan_serve.layout import Layout
+    from lostgan_serve.progress import Progress
+    from lostgan_serve.runners import Runner
+
+_MAX_SAMPLES = 10_000
+_MAX_SEED = 2**63 - 1  # these three are `layout`'s and `samples`', which take too long to import for --help
+_PICTURES = ("image", "object_map", "overlay", "masks", "sheet")
+_DEFAULT_PICTURES = ("image", "object_map", "overlay", "sheet")
+_LISTED = 8  # layouts whose files are listed; of more there is a bar
+
+
+class _Kinds(click.ParamType[tuple[str, ...]]):
+    """A list of kinds of pictures such as "image,overlay"."""
+
+    name = "KINDS"
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        kinds = tuple(kind.strip() for kind in value.split(","))
+        if unknown := [kind for kind in kinds if kind not in _PICTURES]:
+            self.fail(f"there is no {unknown[0]!r}; choose from {','.join(_PICTURES)}", param, ctx)
+        return kinds
+
+
+def _sample_options(command: Any) -> Any:
+    """What `client` and `generate` share."""
+    options: tuple[Callable[[Any], Any], ...] = (
+        click.argument("layouts", nargs=-1, required=True, type=click.Path()),
+        click.option(
+            "--samples",
+            default=1,
+            show_default=True,
+            type=click.IntRange(1, _MAX_SAMPLES),
+            help="Number of styles to generate of each layout.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, _MAX_SEED),
+            help="Seed of the first style, in place of the layouts' own. Objects with a seed keep it.",
+        ),
+        click.option(
+            "--out",
+            default="out",
+            show_default=True,
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Folder to write the pictures to.",
+        ),
+        click.option(
+            "--only",
+            "pictures",
+            default=_DEFAULT_PICTURES,
+            type=_Kinds(),
+            help=f"Kinds of pictures to write, with commas between: {', '.join(_PICTURES)}.  [default: all but masks]",
+        ),
+        click.option("--masks", is_flag=True, help="Write a PNG of each object's mask, too."),
+        click.option("--overwrite", is_flag=True, help="Generate pictures again that are there already."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_sample_options
+@click.option("--url", default="localhost:8001", show_default=True, help="gRPC; http://localhost:8000 for HTTP.")
+@click.option("--model", help="Model to ask; needed where the server has several.  [default: the only one]")
+def client(layouts: tuple[str, ...], url: str, model: str | None, **options: Any) -> None:
+    """Send layouts to a Triton server and write the pictures that it generates.
+
+    LAYOUTS are files: one layout, a JSON list of them, or JSON lines; - reads standard input. Pictures that are there
+    already, of the same layout and model, are kept: a call that was interrupted goes on where it stopped.
+
+    \b
+    Example:  lostgan-serve client examples/*.json --url localhost:8001 --out out
+    """
+    from lostgan_serve.progress import ConsoleProgress
+    from lostgan_serve.runners.triton import TritonRunner
+
+    _write_samples(layouts, lambda: TritonRunner(url, model), ConsoleProgress(), **options)
+
+
+@click.command()
+@_sample_options
+@click.option(
+    "--model",
+    default="triton_repo/lostgan_128",
+    show_default=True,
+    type=click.Path(),
+    help="A model's folder in the repository, or a model.onnx file.",
+)
+@click.option(
+    "--runner",
+    default="auto",
+    show_default=True,
+    envvar="LOSTGAN_SERVE_RUNNER",
+    show_envvar=True,
+    help="Library that runs the model: onnxrt, openvino, or tensorrt for an engine that export built.",
+)
+def generate(layouts: tuple[str, ...], model: str, runner: str, **options: Any) -> None:
+    """Generate pictures of layouts in this process, without a server.
+
+    LAYOUTS are files: one layout, a JSON list of them, or JSON lines; - reads standard input. Pictures that are there
+    already, of the same layout and model, are kept: a call that was interrupted goes on where it stopped.
+
+    \b
+    Example:  lostgan-serve generate layout.json --samples 4 --out out
+    """
+    from lostgan_serve.progress import ConsoleProgress
+    from lostgan_serve.runners import open_runner
+
+    progress = ConsoleProgress()
+    _write_samples(layouts, lambda: open_runner(runner, model, progress.note), progress, **options)
+
+
+def _write_samples(
+    sources: tuple[str, ...],
+    connect: Callable[[], Runner],
+    progress: Progress,
+    samples: int,
+    seed: int | None,
+    out: Path,
+    pictures: tuple[str, ...],
+    masks: bool,
+    overwrite: bool,
+) -> None:
+    """Read everything and check everything, then generate and write: bad input costs no inference."""
+    from lostgan_serve.encoding import check
+    from lostgan_serve.files import writable
+    from lostgan_serve.samples import SHEET_FILE, SampleSet, styles
+
+    if sources.count("-") > 1:
+        raise LayoutError("-: standard input can be read only once; give - once")
+    layouts = [style for source in sources for layout in _read(source) for style in styles(layout, samples, seed)]
+    sample_set = SampleSet(out, (*pictures, "masks") if masks else pictures)
+    sample_set.check_names(layouts)
+    with writable(out), closing(connect()) as runner:
+        for layout in layouts:
+            check(layout, runner.manifest)
+        if runner.manifest.weights == "untrained":
+            progress.note("note: this model is untrained: its weights are random, and its pictures are noise")
+        missing = layouts if overwrite else sample_set.missing(layouts, runner.manifest)
+        if kept := len(layouts) - len(missing):
+            progress.note(
+                f"note: {kept} of {len(layouts)} layouts have their pictures already (--overwrite redoes them)"
+            )
+        for path in sample_set.fill(layouts, missing, runner, progress):
+            if len(layouts) <= _LISTED or path.name == SHEET_FILE:
+                click.echo(click.format_filename(path))
+
+
+def _read(source: str) -> list[Layout]:
+    from lostgan_serve.layout import load_layouts, parse_layouts
+
+    if source == "-":
+        if sys.stdin is None:
+            raise LayoutError("standard input is closed; pipe layouts into this command, or name their files")
+        return parse_layouts(sys.stdin.buffer.read().decode("utf-8-sig", "replace"), "stdin", "standard input")
+    return load_layouts(source)
