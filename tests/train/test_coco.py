@@ -22,7 +22,7 @@ from data_files import (
     pets,
     write_coco,
 )
-from lostgan_serve.errors import DataError, OutputError
+from lostgan_serve.errors import DataError, InputError, OutputError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.data import LayoutDataset, open_data
 from lostgan_train.synthetic.dataset import FIRST_HELD_OUT_SEED, write_dataset
@@ -241,7 +241,7 @@ def test_images_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
     assert open_data(own, images=tmp_path / "photos").examples[0].image == tmp_path / "photos/0000.png"
     with pytest.raises(DataError, match=r"'0000.png' is not in .*/coco/"):
         open_data(own, images=tmp_path / "coco")
-    with pytest.raises(DataError, match=r"/gone: no such folder of images"):
+    with pytest.raises(InputError, match=r"/gone: no such folder of images"):
         open_data(own, images=tmp_path / "gone")
 
 

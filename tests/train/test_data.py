@@ -22,13 +22,13 @@ from data_files import (
     write_coco,
 )
 from lostgan_serve.contract import PAD_BOX
-from lostgan_serve.errors import DataError
+from lostgan_serve.errors import DataError, InputError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.data import Example, LayoutDataset, Source, Summary, open_data
 
 
 def test_a_folder_of_no_known_format_is_told_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such folder"):
+    with pytest.raises(InputError, match=r"no such folder"):
         open_data(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"(?s)annotations.json, images/.*stuff_train2017.json.*objects.json"):
         open_data(tmp_path)

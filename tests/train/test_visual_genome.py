@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_files import Json, names_of, paint, pets
 from lostgan_serve.contract import BACKGROUND_BOX, PAD_BOX
-from lostgan_serve.errors import DataError
+from lostgan_serve.errors import DataError, InputError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.data import LayoutDataset, Source, open_data
 
@@ -299,7 +299,7 @@ def test_the_split_is_read_from_the_file_that_the_user_names(tmp_path: Path) -> 
         splits.write_text(json.dumps(document))
         with pytest.raises(DataError, match=rf"published.json: {words}"):
             open_data(folder, splits=splits)
-    with pytest.raises(DataError, match=r"gone.json: cannot be read"):
+    with pytest.raises(InputError, match=r"gone.json: cannot be read"):
         open_data(folder, splits=tmp_path / "gone.json")
     with pytest.raises(DataError, match=r"published.json: only Visual Genome has a file of splits"):
         open_data(pets(tmp_path / "pets"), splits=splits)

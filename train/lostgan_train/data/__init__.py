@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lostgan_serve.errors import DataError
-from lostgan_train.data.coco import is_coco_stuff, open_coco, open_coco_stuff
+from lostgan_serve.errors import DataError, InputError
+from lostgan_serve.files import reading
+from lostgan_train.data.coco import ANNOTATIONS_FILE, open_coco
+from lostgan_train.data.coco_stuff import is_coco_stuff, open_coco_stuff
 from lostgan_train.data.dataset import Batch, LayoutDataset, Sampling, batches_of, epoch_generator, load
-from lostgan_train.data.source import Example, Source, Summary
+from lostgan_train.data.records import Example, Source
+from lostgan_train.data.splits import SPLITS, check_split
+from lostgan_train.data.summary import Summary
 from lostgan_train.data.visual_genome import is_visual_genome, open_visual_genome
-from lostgan_train.data.visual_genome_files import SPLITS
 
 __all__ = [
     "Batch",
@@ -19,6 +22,7 @@ __all__ = [
     "Source",
     "Summary",
     "batches_of",
+    "check_split",
     "epoch_generator",
     "load",
     "open_data",
@@ -49,22 +53,23 @@ def open_data(
     out. The rest is for Visual Genome. splits: file of the ids in each split, by default `folder`/vg_splits.json.
     min_instances, min_predicates: how often the training split must show a class, and a predicate of relationships.
 
-    Raises DataError: no such folder, no known format, a file that is not what its name says, no image left, and with
-    `strict` the first problem.
+    Raises InputError for a file or folder that is missing or may not be read, and DataError: no known format, a file
+    that is not what its name says, no image left, and with `strict` the first problem.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; `lostgan-serve scenes --out {folder}` would draw a set there")
-    if images is not None and not images.is_dir():
-        raise DataError(f"{images}: no such folder of images; name the one that holds the image files")
     if split not in SPLITS:
         raise DataError(f"split {split!r}: there are {', '.join(SPLITS)}")
-    if splits is not None and not (folder / "objects.json").is_file():
-        raise DataError(f"{splits}: only Visual Genome has a file of splits, and {folder} holds none; leave it out")
-    if (folder / "annotations.json").is_file():
-        return open_coco(folder, split, strict, images)
-    if is_coco_stuff(folder, split):
-        return open_coco_stuff(folder, split, strict, images, stuff_only)
-    if is_visual_genome(folder):
-        return open_visual_genome(folder, split, strict, min_instances, min_predicates, images, splits)
-    raise DataError(f"{folder}: holds no data of a known format. Expected one of:{_EXPECTED}")
+    with reading(folder):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; `lostgan-serve scenes --out {folder}` would draw a set there")
+        if images is not None and not images.is_dir():
+            raise InputError(f"{images}: no such folder of images; name the one that holds the image files")
+        if splits is not None and not (folder / "objects.json").is_file():
+            raise DataError(f"{splits}: only Visual Genome has a file of splits, and {folder} holds none; leave it out")
+        if (folder / ANNOTATIONS_FILE).is_file():
+            return open_coco(folder, split, strict, images)
+        if is_coco_stuff(folder, split):
+            return open_coco_stuff(folder, split, strict, images, stuff_only)
+        if is_visual_genome(folder):
+            return open_visual_genome(folder, split, strict, min_instances, min_predicates, images, splits)
+        raise DataError(f"{folder}: holds no data of a known format. Expected one of:{_EXPECTED}")

@@ -1,4 +1,4 @@
-"""COCO JSON: COCO-Stuff 2017, the built-in scenes, and any COCO-format detection set."""
+"""COCO JSON: its categories, images and annotations; the built-in scenes, and any detection set of one's own."""
 
 from __future__ import annotations
 
@@ -10,43 +10,38 @@ from typing import Any
 import numpy as np
 
 from lostgan_serve.errors import DataError, VocabularyError
-from lostgan_serve.layout import Box
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME, Vocabulary
-from lostgan_train.data.source import (
-    Candidate,
-    Images,
+from lostgan_train.data.fields import (
+    Id,
     Problem,
-    Source,
-    Summary,
-    find_image,
-    is_finite,
-    leave_out,
-    list_in,
-    load_json,
+    as_id,
+    box_in,
+    flag,
+    id_in,
+    label_in,
     member,
-    note_id,
     number,
-    own_name,
-    select,
     unit_box,
-    without,
+    whole_id,
 )
-from lostgan_train.synthetic.dataset import DESCRIPTION, FIRST_HELD_OUT_SEED
+from lostgan_train.data.images import Images
+from lostgan_train.data.json_file import Json, list_in, load_json, without
+from lostgan_train.data.records import Candidate, Source, own_name, select
+from lostgan_train.data.splits import check_split
+from lostgan_train.data.summary import Summary
 
-OVERHANG = 0.01
+ANNOTATIONS_FILE = "annotations.json"
+
+OTHER = "other"
+"""COCO-Stuff's category 183, for all that belongs to none of the classes."""
+
+slim = without("segmentation", "license", "coco_url", "flickr_url", "date_captured")
+
+_OVERHANG = 0.01
 """Share of the image's side by which a box may stick out and is clipped; further out it is a problem."""
 
-_OTHER = "other"
-"""COCO-Stuff's category 183, whatever is not one of the classes."""
-
-_slim = without("segmentation", "license", "coco_url", "flickr_url", "date_captured")
-
-PAPER_IMAGES = {"val": 3_097}
-"""Images of COCO-Stuff that the paper evaluates on."""
-
-ImageId = int | str
-Candidates = dict[ImageId, Candidate | None]
-"""The images by their id; None for one that was skipped, whose annotations are no problem of their own."""
+_SCENES_SHARE, _OWN_SHARE = 0.003, 0.005
+"""Shares of the image that an object of the scenes, and of a set of one's own, has at least."""
 
 
 def open_coco(folder: Path, split: str, strict: bool, named: Path | None = None) -> Source:
@@ -55,209 +50,54 @@ def open_coco(folder: Path, split: str, strict: bool, named: Path | None = None)
     With the categories of the built-in scenes, their vocabulary and filters hold (objects of 0.3% of the image, 3 to
     12 of them); else the set's own (0.5%, from 1 to as many as there are slots). Raises DataError.
     """
-    path = folder / "annotations.json"
-    document = load_json(path, _slim)
+    path = folder / ANNOTATIONS_FILE
+    document = load_json(path, slim)
     check_split(document, path, split)
-    names, scenes = _categories(document, path), Vocabulary.built_in("scenes")
-    of_scenes = all(0 < key < len(scenes) and scenes.labels[key] == name for key, name in names.items())
+    names, scenes = read_categories(document, path), Vocabulary.built_in("scenes")
+    of_scenes = names == {key: name for key, name in enumerate(scenes.labels) if key}
     summary = Summary(str(folder), "scenes" if of_scenes else "COCO-format set", strict)
+    images = CocoImages(document, path, Images(folder, named), summary)
+    if not of_scenes:
+        names = _without_placeholders(document, path, names, summary)
     labels = {key: key if of_scenes else label for label, key in enumerate(sorted(names), 1)}
-    candidates = _candidates(document, path, Images(folder, named), summary)
-    _gather(document, path, candidates, labels, 0.003 if of_scenes else 0.005, summary)
-    kept = [candidate for candidate in candidates.values() if candidate]
+    images.gather(document, path, labels, _SCENES_SHARE if of_scenes else _OWN_SHARE)
+    candidates = images.distinct()
     if of_scenes:
-        return select(kept, scenes, 3, scenes.slots, summary)
-    vocabulary = _own_vocabulary(folder, path, names, kept)
-    return select(kept, vocabulary, 1, vocabulary.slots, summary)
+        return select(candidates, scenes, 3, scenes.slots, summary)
+    vocabulary = _own_vocabulary(folder, path, names, candidates)
+    return select(candidates, vocabulary, 1, vocabulary.slots, summary)
 
 
-def check_split(document: Any, path: Path, split: str) -> None:
-    """Raise DataError for a set that is not that split: scenes from held-out seeds are "val", all else is "train"."""
-    seeds = _drawn_seeds(document, path)
-    if split == "train":
-        if seeds and seeds[-1] >= FIRST_HELD_OUT_SEED:
-            raise DataError(
-                f"{path}: info.plan: has seeds up to {seeds[-1]}, and those from {FIRST_HELD_OUT_SEED} on are held out "
-                "for evaluation; train on scenes of lower seeds, or read these as split 'val'"
-            )
-    elif not seeds:
-        raise DataError(f"{path}: a COCO-format set is all one split; keep the images of {split!r} in another folder")
-    elif split != "val" or seeds[0] < FIRST_HELD_OUT_SEED:
-        raise DataError(
-            f"{path}: info.plan: scenes from seed {seeds[0]} on are no split {split!r}; 'val' are those from seed "
-            f"{FIRST_HELD_OUT_SEED} on, which `lostgan-serve scenes --held-out` draws"
-        )
-
-
-def _drawn_seeds(document: Any, path: Path) -> range | None:
-    """The seeds of a folder of drawn scenes; None for any other set. Raises DataError for a plan without them."""
-    info = document.get("info") if isinstance(document, dict) else None
-    if not isinstance(info, dict) or info.get("description") != DESCRIPTION:
-        return None
-    try:
-        first, count = (member(info.get("plan"), key, int, "1000") for key in ("first_seed", "count"))
-    except Problem as problem:
-        raise DataError(f"{path}: info.plan.{problem.key}: {problem}; draw the scenes again") from None
-    return range(first, first + max(count, 1))
-
-
-def is_coco_stuff(folder: Path, split: str) -> bool:
-    """Whether a folder has the files of that split. Raises DataError where one of the two is missing."""
-    there = [path for path in _stuff_files(folder, split) if path.is_file()]
-    if len(there) == 1:
-        missing = next(path for path in _stuff_files(folder, split) if path not in there)
-        raise DataError(f"{missing}: missing beside {there[0].name}; COCO-Stuff needs both")
-    if not there and any(path.is_file() for path in _stuff_files(folder, "train") + _stuff_files(folder, "val")):
-        raise DataError(f"{folder}: this COCO-Stuff has no split {split!r}; the files are {_names(folder, split)}")
-    return bool(there)
-
-
-def _stuff_files(folder: Path, split: str) -> list[Path]:
-    return [folder / "annotations" / f"{kind}_{split}2017.json" for kind in ("instances", "stuff")]
-
-
-def _names(folder: Path, split: str) -> str:
-    return " and ".join(str(path) for path in _stuff_files(folder, split))
-
-
-def open_coco_stuff(
-    folder: Path, split: str, strict: bool, named: Path | None = None, stuff_only: bool = True
-) -> Source:
-    """Read COCO-Stuff 2017 as the paper filters it: things and stuff over 2% of the image, no crowd, no `other`, 3 to 8
-    objects. A category's id is its label's.
-
-    named: folder of the images. stuff_only: leave out images without any stuff annotation, be it a small one or an
-    `other`; so does the paper, which follows Johnson et al. Raises DataError.
-    """
-    vocabulary = Vocabulary.built_in("coco-stuff")
-    summary = Summary(str(folder), f"COCO-Stuff 2017, split {split}", strict, paper_images=PAPER_IMAGES.get(split))
-    images = Images(folder, named, [f"{split}2017"])
-    candidates: Candidates = {}
-    least = math.nextafter(0.02, 1)  # a box of exactly 2% is left out
-    for path in _stuff_files(folder, split):
-        document = load_json(path, _slim)
-        labels = _stuff_labels(_categories(document, path), vocabulary, path)
-        candidates = candidates or _candidates(document, path, images, summary)
-        _gather(document, path, candidates, labels, least, summary)
-    if stuff_only:  # the last document is that of stuff
-        _leave_out_without_stuff(candidates, document, summary)
-    kept = (candidate for candidate in candidates.values() if candidate)
-    return select(kept, vocabulary, 3, vocabulary.slots, summary)
-
-
-def _leave_out_without_stuff(candidates: Candidates, stuff: Any, summary: Summary) -> None:
-    keys = (item.get("image_id") for item in stuff["annotations"] if isinstance(item, dict))
-    with_stuff = {key for key in keys if isinstance(key, ImageId)}
-    for key, candidate in candidates.items():
-        if candidate and key not in with_stuff:
-            leave_out(candidate, "without stuff annotations", summary)
-            candidates[key] = None
-
-
-def _stuff_labels(names: Mapping[int, str], vocabulary: Vocabulary, path: Path) -> dict[int, int | None]:
-    """Category id -> label id, None for `other`. Raises DataError for categories that are not COCO-Stuff's."""
-    labels: dict[int, int | None] = {}
-    for key, name in names.items():
-        known = vocabulary.labels[key] if 0 < key < len(vocabulary) else ""
-        if name != (known or _OTHER):
-            raise DataError(
-                f"{path}: category {key} is {name!r}, in COCO-Stuff {known or _OTHER!r}; for categories of your own "
-                "put images/ and one annotations.json into a folder"
-            )
-        labels[key] = key if known else None
-    return labels
-
-
-def _categories(document: Any, path: Path) -> dict[int, str]:
+def read_categories(document: Any, path: Path) -> dict[int, str]:
     """Category names by id. Raises DataError: without its categories a set cannot be read."""
     names: dict[int, str] = {}
     for index, item in enumerate(list_in(document, "categories", path)):
         try:
-            key, name = member(item, "id", int, "7"), member(item, "name", str, '"cat"').strip()
+            key, name = whole_id(item, "id"), label_in(item, "name")
         except Problem as problem:
             raise DataError(f"{path}: categories[{index}].{problem.key}: {problem}") from None
-        if key in names or not name:
-            raise DataError(f"{path}: categories[{index}] ({key}, {name!r}): ids must differ and names be given")
+        if key in names:
+            raise DataError(f"{path}: categories[{index}] ({key}, {name!r}): ids must differ; give it another")
         names[key] = name
     if not names:
         raise DataError(f"{path}: categories: is empty; name the classes of the objects")
     return names
 
 
-def _candidates(document: Any, path: Path, images: Images, summary: Summary) -> Candidates:
-    """The images whose file is there, in their order."""
-    candidates: Candidates = {}
-    for index, item in enumerate(list_in(document, "images", path)):
-        try:
-            key = member(item, "id", ImageId, "17")
-            if key in candidates:
-                raise Problem("id", "image id standing twice", f"{key!r}")
-            candidates[key] = None
-            candidates[key] = _candidate(item, images)
-        except Problem as problem:
-            summary.add_problem(path, f"images[{index}]", problem)
-            summary.dropped_images[problem.kind] += 1
-    return candidates
+def _without_placeholders(document: Any, path: Path, names: dict[int, str], summary: Summary) -> dict[int, str]:
+    """The categories without those that only name the set, such as Roboflow's category 0.
 
-
-def _candidate(item: Any, images: Images) -> Candidate:
-    name = member(item, "file_name", str, '"0001.png"')
-    width, height = (number(item, side, "640", above=0) for side in ("width", "height"))
-    return Candidate(find_image(images, name, "file_name"), width, height)
-
-
-def _gather(
-    document: Any,
-    path: Path,
-    candidates: Candidates,
-    labels: Mapping[int, int | None],
-    least_share: float,
-    summary: Summary,
-) -> None:
-    """Add a file's annotations to their images: those of at least `least_share` of the image, no crowd."""
-    seen: set[Any] = set()
-    items = list_in(document, "annotations", path)
-    summary.gather(path, "annotations", items, lambda item: _add(item, candidates, labels, least_share, seen))
-
-
-def _add(
-    item: Any, candidates: Candidates, labels: Mapping[int, int | None], least_share: float, seen: set[Any]
-) -> str | None:
-    """Add one annotation to its image, or return why it is left out. Raises Problem."""
-    key = member(item, "image_id", ImageId, "17")
-    if key not in candidates:
-        raise Problem("image_id", "object of an unknown image", f"{key!r} is no image's id")
-    category = member(item, "category_id", int, "7")
-    if category not in labels:
-        raise Problem("category_id", "unknown category", f"{category} is not among the categories")
-    note_id(item, "id", ImageId, seen)
-    candidate, label = candidates[key], labels[category]
-    if candidate is None:
-        return "in images left out"
-    if item.get("iscrowd"):
-        return "crowds"
-    if label is None:
-        return f"of class {_OTHER}"
-    box = _box(item)
-    if box[2] * box[3] / (candidate.width * candidate.height) < least_share:
-        return f"under {least_share:.1%} of the image"
-    unit = unit_box(box, candidate.width, candidate.height, OVERHANG)  # last: boxes without area are too small first
-    candidate.add(label, unit, _score(item) if "score" in item else 1.0)
-    return None
-
-
-def _box(item: Any) -> Box:
-    box = member(item, "bbox", list, "[x, y, width, height]")
-    if len(box) != 4 or not all(map(is_finite, box)):
-        raise Problem("bbox", "bbox impossible", f"a box is four finite numbers, not {str(box)[:60]}")
-    return box[0], box[1], box[2], box[3]
-
-
-def _score(item: Any) -> float:
-    score = number(item, "score", "0.87")
-    if not 0 <= score <= 1:
-        raise Problem("score", "score impossible", f"a probability from 0 to 1, not {score}")
-    return score
+    A placeholder has no annotations, and its name is that of another category, or of another's supercategory.
+    """
+    items: list[Json] = list_in(document, "categories", path)
+    parents = {str(item.get("supercategory")) for item in items if item.get("supercategory") != item["name"]}
+    annotations = list_in(document, "annotations", path)
+    used = {as_id(item.get("category_id")) for item in annotations if isinstance(item, dict)}
+    named = parents | {name for key, name in names.items() if key in used}
+    placeholders = [key for key, name in names.items() if key not in used and name in named]
+    for key in placeholders:
+        summary.notes.append(f"category {key}, {names[key]!r}, has no annotations and only groups others: left out")
+    return {key: name for key, name in names.items() if key not in placeholders}
 
 
 def _own_vocabulary(folder: Path, path: Path, names: Mapping[int, str], candidates: Iterable[Candidate]) -> Vocabulary:
@@ -269,3 +109,92 @@ def _own_vocabulary(folder: Path, path: Path, names: Mapping[int, str], candidat
         return Vocabulary(own_name(folder), labels, slots=max(8, min(30, slots)))
     except VocabularyError as error:
         raise DataError(f"{path}: categories: {error}; rename them") from None
+
+
+class CocoImages:
+    """The images of a set by their ids, while the annotations of its files are gathered.
+
+    An image file that stands under several ids is one image, with the objects of all of them.
+    """
+
+    def __init__(self, document: Any, path: Path, images: Images, summary: Summary) -> None:
+        """Read a file's images, of which those stay whose image file is there. Raises DataError."""
+        self.summary = summary
+        self.by_id: dict[Id, Candidate | None] = {}  # None for one left out, whose annotations are no problem
+        self._by_file: dict[Path, Candidate] = {}
+        self._joined: set[Path] = set()
+        for index, item in enumerate(list_in(document, "images", path)):
+            try:
+                self._add_image(item, images)
+            except Problem as problem:
+                summary.add_problem(path, f"images[{index}]", problem)
+                summary.dropped_images[problem.kind] += 1
+        if self._joined:
+            summary.notes.append(
+                f"image files listed under several ids: {len(self._joined):,}; their objects are joined"
+            )
+
+    def _add_image(self, item: Any, images: Images) -> None:
+        key = id_in(item, "id")
+        if key in self.by_id:
+            raise Problem("id", "image id standing twice", f"{key!r}")
+        self.by_id[key] = None
+        name = member(item, "file_name", str, '"0001.png"')
+        width, height = (number(item, side, "640", above=0) for side in ("width", "height"))
+        file = images.find(name, "file_name")
+        before = self._by_file.get(file)
+        if before is None:
+            self.by_id[key] = self._by_file[file] = Candidate(file, width, height)
+            return
+        if (before.width, before.height) != (width, height):
+            raise Problem("width", "image file listed in two sizes", f"{name!r}: {width:g} x {height:g} px")
+        self.by_id[key] = before
+        self._joined.add(file)
+
+    def distinct(self) -> list[Candidate]:
+        """The images, each once, in their order."""
+        return list(self._by_file.values())
+
+    def gather(self, document: Any, path: Path, labels: Mapping[int, int | None], least_share: float) -> None:
+        """Add a file's annotations to their images, but for crowds and what is small.
+
+        labels: the label's id of each category, None for COCO-Stuff's `other`. least_share: of the image.
+        """
+        seen: set[Id | None] = set()
+        items = list_in(document, "annotations", path)
+        self.summary.gather(path, "annotations", items, lambda item: self._add(item, labels, least_share, seen))
+
+    def _add(self, item: Any, labels: Mapping[int, int | None], least_share: float, seen: set[Id | None]) -> str | None:
+        """Add one annotation to its image, or return the reason for leaving it out. Raises Problem."""
+        key = id_in(item, "image_id")
+        if key not in self.by_id:
+            raise Problem("image_id", "object of an unknown image", f"{key!r} is no image's id")
+        category = whole_id(item, "category_id")
+        if category not in labels:
+            raise Problem("category_id", "unknown category", f"{category} is not among the categories")
+        candidate, label = self.by_id[key], labels[category]
+        if candidate is None:
+            return "in images left out"
+        if flag(item, "iscrowd"):
+            return "crowds"
+        if label is None:
+            return f"of class {OTHER}"
+        box = box_in(item, "bbox")
+        if box[2] * box[3] / (candidate.width * candidate.height) < least_share:
+            return f"under {least_share:.1%} of the image"
+        unit = unit_box(box, candidate.width, candidate.height, _OVERHANG)  # last: boxes without area are small first
+        own = as_id(item.get("id"))
+        # many tools number annotations anew in each image: an id may come again, the same object may not
+        again = own is not None and own in seen
+        if (again or candidate.image in self._joined) and candidate.has(label, unit):
+            raise Problem("id", "object standing twice", f"{own!r}")
+        seen.add(own)
+        candidate.add(label, unit, _score(item) if "score" in item else 1.0)
+        return None
+
+
+def _score(item: Any) -> float:
+    score = number(item, "score", "0.87")
+    if not 0 <= score <= 1:
+        raise Problem("score", "score impossible", f"a probability from 0 to 1, not {score}")
+    return score

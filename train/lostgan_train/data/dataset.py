@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lostgan_serve.encoding import padded
 from lostgan_serve.errors import DataError
-from lostgan_train.data.source import Example, Source
+from lostgan_train.data.records import Example, Source
 from lostgan_train.signals import leave_signals_alone
 
 _FAILED = 1

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lostgan_train.data.source import Json, Problem, Summary
+from lostgan_train.data.fields import Id, Problem, as_id
+from lostgan_train.data.json_file import Json
+from lostgan_train.data.summary import Summary
 from lostgan_train.data.visual_genome_files import items_by_image, name_of_id, read_aliases
 
-FEWEST, MOST = 1, 30
+FEWEST_RELATIONSHIPS, MOST_RELATIONSHIPS = 1, 30
 """Relationships in an image."""
 
 _FIELDS = ("predicate", "subject", "object")
@@ -29,7 +31,7 @@ class Relationships:
         self.aliases = read_aliases(folder / "relationship_alias.txt", "predicates", summary)
         self.by_image = items_by_image(self.path, "relationships", _slim, summary)
 
-    def count(self, kept: Mapping[int, set[int]], training: set[int], split: str, least: int) -> Counter[int]:
+    def count(self, kept: Mapping[int, set[Id | None]], training: set[int], split: str, least: int) -> Counter[int]:
         """How many relationships that count each image has.
 
         kept: the ids of each image's objects that are kept, for the images of the training split and of `split`.
@@ -43,7 +45,7 @@ class Relationships:
         plain = self._plain if split == "train" else str
         return Counter({key: sum(plain(name) in frequent for name in names) for key, names in found.items()})
 
-    def _between(self, key: int, ids: set[int]) -> Iterable[str]:
+    def _between(self, key: int, ids: set[Id | None]) -> Iterable[str]:
         """The predicates between objects of `ids` in an image, as they are written."""
         for index, item in enumerate(self.by_image.get(key, ())):
             predicate, *ends = item if isinstance(item, tuple) else (None,) * 3
@@ -64,10 +66,7 @@ def _slim(item: Json) -> Any:
     if "relationships" in item or "image_id" in item:
         return item
     if "predicate" in item:
-        kinds = (str, int, int)
-        return tuple(_typed(item.get(field), kind) for field, kind in zip(_FIELDS, kinds, strict=True))
-    return item.get(name_of_id(item, "object_id"))
-
-
-def _typed(value: Any, kind: type) -> Any:
-    return value if isinstance(value, kind) else None
+        predicate = item["predicate"]
+        ends = as_id(item.get("subject")), as_id(item.get("object"))
+        return predicate if isinstance(predicate, str) else None, *ends
+    return as_id(item.get(name_of_id(item, "object_id")))

@@ -17,25 +17,12 @@ from PIL import ExifTags, Image
 
 from lostgan_serve.errors import DataError
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME, Vocabulary
-from lostgan_train.data import relationships
-from lostgan_train.data.relationships import Relationships
-from lostgan_train.data.source import (
-    Candidate,
-    Images,
-    Problem,
-    Source,
-    Summary,
-    find_image,
-    leave_out,
-    member,
-    note_id,
-    number,
-    out_of_bounds,
-    own_name,
-    select,
-    unit_box,
-    without,
-)
+from lostgan_train.data.fields import Id, Problem, as_id, is_printable, member, number, unit_box
+from lostgan_train.data.images import Images
+from lostgan_train.data.json_file import without
+from lostgan_train.data.records import Candidate, Source, leave_out, out_of_bounds, own_name, select
+from lostgan_train.data.relationships import FEWEST_RELATIONSHIPS, MOST_RELATIONSHIPS, Relationships
+from lostgan_train.data.summary import Summary
 from lostgan_train.data.visual_genome_files import (
     SplitOf,
     image_id,
@@ -52,6 +39,9 @@ FEWEST, MOST = 3, 30
 """Objects in an image, the background not counted."""
 
 PAPER_IMAGES = {"train": 62_565, "val": 5_506, "test": 5_088}
+
+_ROOTS, _PARTS = ("images", "images2"), ("VG_100K", "VG_100K_2")
+"""Folders of the images: the two archives make the parts, and people unpack each into the data folder or a root."""
 
 _slim = without("synsets", "merged_object_ids", "coco_id", "flickr_id")
 
@@ -89,7 +79,7 @@ def open_visual_genome(
     split_of = read_splits(folder, splits, summary)
     aliases = read_aliases(folder / "object_alias.txt", "classes", summary)
     related = _relationships(folder, summary)  # first, for it needs the most memory while it is parsed
-    images = Images(folder, named, ("VG_100K", "VG_100K_2"))
+    images = Images(folder, named, _PARTS, _ROOTS)
     candidates, training = _read_images(folder / "image_data.json", split_of, split, images, summary)
     _take_sizes_from_files(candidates.values(), summary)
     objects = _Objects(folder / "objects.json", aliases, summary)
@@ -119,7 +109,7 @@ def _with_relationships(
     """The images that have 1 to 30 relationships, and those that `select` leaves out for their objects."""
     stay = {}
     for key, candidate in candidates.items():
-        reason = out_of_bounds(counts[key], relationships.FEWEST, relationships.MOST, "relationships")
+        reason = out_of_bounds(counts[key], FEWEST_RELATIONSHIPS, MOST_RELATIONSHIPS, "relationships")
         if reason and not out_of_bounds(len(candidate.labels), FEWEST, MOST, "objects"):
             leave_out(candidate, reason, summary)
         else:
@@ -149,7 +139,7 @@ def _read_images(
             if split_of(key) != split:
                 continue
             if large:
-                candidates[key] = Candidate(find_image(images, _file_name(item, key), "url"), width, height)
+                candidates[key] = Candidate(images.find(_file_name(item, key), "url"), width, height)
             else:
                 summary.dropped_images[f"under {SMALLEST_IMAGE_PX} px"] += 1
         except Problem as problem:
@@ -207,21 +197,25 @@ class _Objects:
 
     def gather(
         self, candidates: Mapping[int, Candidate], vocabulary: Vocabulary, summary: Summary
-    ) -> dict[int, set[int]]:
+    ) -> dict[int, set[Id | None]]:
         """Add their objects to images. Returns the ids of those that were added, by image."""
         labels = {name: label for label, name in enumerate(vocabulary.labels) if label}
-        kept: dict[int, set[int]] = {}
+        kept: dict[int, set[Id | None]] = {}
         for key, candidate in candidates.items():
             add = partial(self._add, labels, candidate, set(), kept.setdefault(key, set()))
             summary.gather(self.path, f"image_id {key}: objects", self.by_image.get(key, ()), add)
         return kept
 
     def _add(
-        self, labels: Mapping[str, int], candidate: Candidate, seen: set[int], kept: set[int], item: Any
+        self, labels: Mapping[str, int], candidate: Candidate, seen: set[Id | None], kept: set[Id | None], item: Any
     ) -> str | None:
-        """Add one object to its image, or return why it is left out. Raises Problem."""
+        """Add one object to its image, or return the reason for leaving it out. Raises Problem."""
         member(item, "names", list, '["tree"]')
-        own_id = note_id(item, name_of_id(item, "object_id"), int, seen)
+        field = name_of_id(item, "object_id")
+        own_id = as_id(item.get(field))
+        if own_id is not None and own_id in seen:
+            raise Problem(field, "object id standing twice", f"{own_id!r}")
+        seen.add(own_id)
         label = next((labels[name] for name in _names(item, self.aliases) if name in labels), None)
         if label is None:
             return "of rare classes"
@@ -252,4 +246,6 @@ def _vocabulary(folder: Path, counts: Counter[str], min_instances: int) -> Vocab
             f"{folder}: no usable class stands {min_instances} times in the training split; the most frequent, "
             f"{most[0]!r}, stands {most[1]} times"
         )
+    if unprintable := [name for name in labels if not is_printable(name)]:
+        raise DataError(f"{folder}: the class {unprintable[0]!r} cannot be printed as a label; mend objects.json")
     return Vocabulary(own_name(folder), (IMAGE_LABEL_NAME, *labels), slots=MOST + 1, background=True)

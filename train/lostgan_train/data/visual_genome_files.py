@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lostgan_serve.errors import DataError
-from lostgan_train.data.source import Json, Problem, Summary, load_json, member
-
-SPLITS = ("train", "val", "test")
+from lostgan_train.data.fields import Problem, as_id, member, whole_id
+from lostgan_train.data.json_file import Json, load_json
+from lostgan_train.data.splits import SPLITS
+from lostgan_train.data.summary import Summary
 
 SplitOf = Callable[[int], str | None]
 
@@ -22,8 +23,7 @@ def name_of_id(item: Any, key: str) -> str:
 
 def image_id(item: Any) -> int:
     """The id of the image that an item of a file is about. Raises Problem."""
-    key: int = member(item, name_of_id(item, "image_id"), int, "17")
-    return key
+    return whole_id(item, name_of_id(item, "image_id"))
 
 
 def items_of(path: Path, slim: Callable[[Json], Any]) -> list[Any]:
@@ -55,7 +55,7 @@ def read_aliases(path: Path, things: str, summary: Summary) -> dict[str, str]:
         return {}
     try:
         rows = [[name.strip() for name in line.split(",")] for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as text ({error})") from None
     return {name: row[0] for row in rows for name in row if name and row[0]}
 
@@ -71,8 +71,9 @@ def read_splits(folder: Path, named: Path | None, summary: Summary) -> SplitOf:
         return _split_by_hash
     document, split_of = load_json(path), dict[int, str]()
     for name in SPLITS:
-        ids = document.get(name, []) if isinstance(document, dict) else None
-        if not isinstance(ids, list) or not all(isinstance(key, int) for key in ids):
+        stated = document.get(name, []) if isinstance(document, dict) else None
+        ids = [key for key in map(as_id, stated) if isinstance(key, int)] if isinstance(stated, list) else []
+        if not isinstance(stated, list) or len(ids) < len(stated):
             raise DataError(f'{path}: {name}: must be a list of image ids, {{"train": [1, 2], "val": [...]}}')
         both = next((key for key in ids if key in split_of), None)
         if both is not None:

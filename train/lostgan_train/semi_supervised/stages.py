@@ -16,9 +16,8 @@ import torch
 from lostgan_serve.errors import DataError, TrainingError
 from lostgan_serve.files import write_file
 from lostgan_train import distributed
-from lostgan_train.data import Example, LayoutDataset, Sampling, Source, batches_of
-from lostgan_train.data.coco import check_split
-from lostgan_train.data.source import load_json
+from lostgan_train.data import Example, LayoutDataset, Sampling, Source, batches_of, check_split
+from lostgan_train.data.json_file import load_json
 from lostgan_train.distributed import Processes
 from lostgan_train.loop import Loop, Rhythm
 from lostgan_train.semi_supervised import detector as detectors

@@ -1,0 +1,259 @@
+"""Data sets as other tools write them: Label Studio, Roboflow, tables turned into JSON, Windows, older releases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Cli, fails_in_one_line
+from data_files import PETS, SCENES, Json, box_of, boxes_of, image_of, names_of, paint, write_coco
+from lostgan_serve.errors import DataError
+from lostgan_train.data import Source, open_data
+from training import OPTIONS
+
+LEFT, RIGHT = [0, 0, 40, 40], [50, 0, 40, 40]
+
+
+def coco(folder: Path, images: list[Json], annotations: list[Any], categories: list[Json] = PETS) -> Path:
+    """Write annotations.json alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return folder
+
+
+def images_of(source: Source) -> list[Path]:
+    return [example.image for example in source.examples]
+
+
+# Ids
+
+
+def test_annotations_may_be_numbered_anew_in_each_image(tmp_path: Path) -> None:
+    annotations = [box_of(n, image, 4, box) for image in (1, 2, 3) for n, box in enumerate((LEFT, RIGHT))]
+    source = open_data(
+        write_coco(tmp_path / "set", [image_of(key) for key in (1, 2, 3)], annotations, PETS), strict=True
+    )
+    assert [len(example.labels) for example in source.examples] == [2, 2, 2]
+
+
+def test_an_object_standing_twice_is_one(tmp_path: Path) -> None:
+    """The same id in one image, for different objects, is no reason to lose one of them."""
+    annotations = [box_of(7, 1, 4, LEFT), box_of(7, 1, 4, RIGHT), box_of(7, 1, 30, LEFT), box_of(7, 1, 4, LEFT)]
+    source = open_data(write_coco(tmp_path / "set", [image_of(1)], annotations, PETS))
+    assert source.examples[0].labels == (1, 1, 2)
+    assert source.summary.problems == {"object standing twice": 1}
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_file_listed_under_several_ids_is_one_image_with_all_objects(tmp_path: Path, repeated: bool) -> None:
+    images = [image_of(1, "a.png"), image_of(2, "a.png"), image_of(3, "b.png"), image_of(4, "a.png")]
+    annotations = [box_of(1, 1, 4, LEFT), box_of(2, 2, 30, RIGHT), box_of(3, 3, 4, LEFT)]
+    annotations += [box_of(4, 4, 4, LEFT)] * repeated
+    source = open_data(write_coco(tmp_path / "set", images, annotations, PETS))
+    assert names_of(source) == ["a.png", "b.png"]
+    assert source.examples[0].labels == (1, 2)
+    assert source.summary.problems == ({"object standing twice": 1} if repeated else {})
+    assert "image files listed under several ids: 1; their objects are joined" in source.summary.lines()
+
+
+def test_a_file_listed_in_two_sizes_is_a_problem(tmp_path: Path) -> None:
+    images = [image_of(1, "a.png"), image_of(2, "a.png", (50, 50))]
+    source = open_data(write_coco(tmp_path / "set", images, [box_of(1, 1, 4, LEFT), box_of(2, 2, 4, LEFT)], PETS))
+    assert source.summary.problems == {"image file listed in two sizes": 1}
+    assert [len(example.labels) for example in source.examples] == [1]
+
+
+def test_numbers_may_be_given_as_text(tmp_path: Path) -> None:
+    image = image_of(1) | {"id": "1", "width": "100", "height": "100.0"}
+    annotations = [
+        {
+            "id": "1",
+            "image_id": 1,
+            "category_id": "4",
+            "bbox": ["10", "20", 30, "40.0"],
+            "iscrowd": "0",
+            "score": "0.5",
+        },
+        {"id": "2", "image_id": 1.0, "category_id": 30.0, "bbox": LEFT, "iscrowd": "false"},
+        {"id": "3", "image_id": "1", "category_id": 4, "bbox": LEFT, "iscrowd": "1"},
+        {"id": "4", "image_id": "1", "category_id": 4, "bbox": RIGHT, "iscrowd": None},
+    ]
+    paint(tmp_path / "set/images/0001.png")
+    categories = [PETS[0] | {"id": "30"}, PETS[1]]
+    (example,) = open_data(coco(tmp_path / "set", [image], annotations, categories), strict=True).examples
+    assert example.labels == (1, 2, 1)
+    assert example.boxes[0] == (0.1, 0.2, 0.3, 0.4)
+    assert example.weights == (0.5, 1, 1)
+
+
+def test_text_that_only_looks_like_a_number_stays_text(tmp_path: Path) -> None:
+    images = [image_of(1, "a.png") | {"id": "01"}, image_of(1, "b.png")]
+    annotations = [box_of(1, 1, 4, LEFT) | {"image_id": key} for key in ("01", 1)]
+    assert names_of(open_data(write_coco(tmp_path / "set", images, annotations, PETS), strict=True)) == [
+        "a.png",
+        "b.png",
+    ]
+
+
+# Names of image files
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images/{}", "images\\{}", ".\\images\\{}", "C:\\Users\\me\\photos\\{}", "D:/photos/{}",
+        "\\\\server\\share\\{}", "/data/upload/1/{}", "../../data/upload/1/{}",
+        "/data/local-files/?d=photos/{}", "/data/local-files/?d=images\\{}",
+        "http://localhost:8080/data/upload/3/{}", "https://example.org/x/{}?raw=1", "s3://bucket/photos/{}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("file", "stated"), [("0001.jpg", "0001.jpg"), ("my cat é.jpg", "my%20cat%20%C3%A9.jpg")])
+def test_paths_of_other_machines_lead_to_the_file_that_is_here(
+    name: str, file: str, stated: str, tmp_path: Path
+) -> None:
+    paint(tmp_path / "set/images" / file)
+    folder = coco(tmp_path / "set", [image_of(1, name.format(stated))], boxes_of(1, [4]))
+    assert images_of(open_data(folder, strict=True)) == [folder / "images" / file]
+    (folder / "images").rename(tmp_path / "photos")
+    assert images_of(open_data(folder, strict=True, images=tmp_path / "photos")) == [tmp_path / "photos" / file]
+
+
+def test_images_may_lie_beside_their_annotations(tmp_path: Path) -> None:
+    folder = coco(
+        tmp_path / "set", [image_of(1, "a.png"), image_of(2, "train\\b.png")], boxes_of(1, [4]) + boxes_of(2, [4])
+    )
+    paint(folder / "a.png")
+    paint(folder / "train/b.png")
+    assert images_of(open_data(folder, strict=True)) == [folder / "a.png", folder / "train/b.png"]
+
+
+def test_the_longest_end_of_a_path_counts_and_no_file_stands_for_two(tmp_path: Path) -> None:
+    names = ["C:\\photos\\cats\\1.png", "C:\\photos\\dogs\\1.png", "D:\\birds\\2.png", "D:\\fish\\2.png", "fish/2.png"]
+    for file in ("cats/1.png", "dogs/1.png", "2.png"):
+        paint(tmp_path / "set/images" / file)
+    images = [image_of(key, name) for key, name in enumerate(names)]
+    folder = coco(tmp_path / "set", images, [box_of(key, key, 4, LEFT) for key in range(5)])
+    source = open_data(folder)
+    assert images_of(source) == [folder / "images" / name for name in ("cats/1.png", "dogs/1.png", "2.png")]
+    assert source.summary.dropped_images == {"image file missing": 2}  # a relative path is taken as it is
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", "x" * 5000 + "/y.png", "../" * 3000 + "z.png", "", "/"])
+def test_a_name_that_no_file_can_have_is_a_missing_image(name: str, tmp_path: Path, cli: Cli) -> None:
+    paint(tmp_path / "set/images/0002.png")
+    folder = coco(tmp_path / "set", [image_of(1, name), image_of(2)], boxes_of(1, [4]) + boxes_of(2, [4]))
+    source = open_data(folder)
+    assert names_of(source) == ["0002.png"]
+    assert source.summary.problems == {"image file missing": 1}
+    "\n".join(source.summary.lines()).encode()
+
+
+# Categories
+
+
+PLACEHOLDER = {"id": 0, "name": "animals", "supercategory": "none"}
+
+
+@pytest.mark.parametrize(
+    ("categories", "kept"),
+    [
+        ([PLACEHOLDER, *({**pet, "supercategory": "animals"} for pet in PETS)], ("cat", "dog")),
+        ([{**PLACEHOLDER, "name": "cat"}, *PETS], ("cat", "dog")),
+        ([PLACEHOLDER, *PETS], ("animals", "cat", "dog")),  # a class of its own, as far as can be told
+        ([*PETS, {"id": 50, "name": "bird", "supercategory": "animal"}], ("cat", "dog", "bird")),
+        ([{"id": 4, "name": "animal", "supercategory": "animal"}, PETS[0]], ("animal", "dog")),  # it has annotations
+    ],
+    ids=["parent", "same name", "no parent", "unused", "used parent"],
+)
+def test_a_category_that_only_names_the_set_is_left_out(
+    categories: list[Json], kept: tuple[str, ...], tmp_path: Path
+) -> None:
+    source = open_data(write_coco(tmp_path / "set", [image_of(1)], boxes_of(1, [4, 30]), categories), strict=True)
+    assert tuple(source.vocabulary) == kept
+    assert [source.vocabulary.labels[label] for label in source.examples[0].labels][1] == "dog"
+    noted = [line for line in source.summary.lines() if line.startswith("category 0")]
+    assert bool(noted) == (len(kept) < len(categories))
+
+
+@pytest.mark.parametrize("count", [1, 3, len(SCENES) - 1])
+def test_some_of_the_scenes_categories_are_a_set_of_ones_own(count: int, tmp_path: Path) -> None:
+    source = open_data(write_coco(tmp_path / "set", [image_of(1)], boxes_of(1, [1]), SCENES[:count]), strict=True)
+    assert source.vocabulary.name == "set"
+    assert len(source.vocabulary) == count + 1
+
+
+def test_labels_stay_on_one_line(tmp_path: Path) -> None:
+    categories = [{"id": 1, "name": " traffic\r\nlight "}, {"id": 2, "name": "stop\u2028sign\tsmall"}]
+    source = open_data(write_coco(tmp_path / "set", [image_of(1)], boxes_of(1, [1, 2]), categories))
+    assert list(source.vocabulary) == ["traffic light", "stop sign small"]
+    categories[1]["name"] = "traffic light"
+    with pytest.raises(DataError, match="stand twice: traffic light"):
+        open_data(write_coco(tmp_path / "set", [image_of(1)], boxes_of(1, [1, 2]), categories))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800cat", "cat\x7f", "\n", ""])
+def test_a_label_that_cannot_be_printed_is_refused_in_one_line(name: str, tmp_path: Path, cli: Cli) -> None:
+    folder = write_coco(tmp_path / "set", [image_of(1)], boxes_of(1, [1]), [{"id": 1, "name": name}])
+    done = cli("train", *OPTIONS, "--data", folder, "--out", tmp_path / "run", "--dry-run")
+    fails_in_one_line(done, [folder / "annotations.json", "categories[0].name", "cannot be a label"])
+
+
+# Visual Genome
+
+
+PARTS = ("VG_100K", "VG_100K_2")
+
+
+@pytest.mark.parametrize("roots", [("", ""), ("images", "images"), ("images", "images2"), ("images2", "images2")])
+@pytest.mark.parametrize("parts", [PARTS, ("", "")])
+def test_visual_genomes_archives_may_be_unpacked_anywhere(
+    roots: tuple[str, str], parts: tuple[str, str], tmp_path: Path
+) -> None:
+    folders = [tmp_path / "vg" / root / part for root, part in zip(roots, parts, strict=True)]
+    records, objects, expected = [], [], []
+    for key in range(1, 5):
+        expected.append(folders[key % 2] / f"{key}.jpg")
+        paint(expected[-1], (256, 256))
+        records.append({"image_id": key, "width": 256, "height": 256, "url": f"https://example.org/{key}.jpg"})
+        trees = [{"object_id": n, "names": ["tree"], "x": 9 * n, "y": 0, "w": 60, "h": 60} for n in range(3)]
+        objects.append({"image_id": key, "objects": trees})
+    for name, content in (("image_data", records), ("objects", objects), ("vg_splits", {"train": ["1", 2, 3, "4"]})):
+        (tmp_path / "vg" / f"{name}.json").write_text(json.dumps(content))
+    assert images_of(open_data(tmp_path / "vg", min_instances=1, strict=True)) == expected
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["numbers", "text"])
+@pytest.mark.parametrize(
+    "old", [("image_data",), ("objects", "relationships"), ("image_data", "objects", "relationships")]
+)
+def test_each_of_visual_genomes_files_may_be_of_another_release(
+    old: tuple[str, ...], text: bool, tmp_path: Path
+) -> None:
+    def number(value: int) -> int | str:
+        return str(value) if text else value
+
+    def named(file: str, name: str) -> str:
+        return "id" if file in old else f"{name}_id"
+
+    paint(tmp_path / "1.jpg", (256, 256))
+    image, owner, related = (named(file, "image") for file in ("image_data", "objects", "relationships"))
+    trees = [
+        {named("objects", "object"): number(n), "names": ["tree"]} | {side: number(60) for side in "xywh"}
+        for n in range(3)
+    ]
+    ends = [{named("relationships", "object"): number(n)} for n in (0, 1)]
+    on = {"predicate": "on", "subject": ends[0], "object": ends[1], named("relationships", "relationship"): 1}
+    content: dict[str, Any] = {
+        "image_data": [{image: number(1), "width": number(256), "height": number(256), "url": "x/1.jpg"}],
+        "objects": [{owner: number(1), "objects": trees}],
+        "relationships": [{related: number(1), "relationships": [on]}],
+        "vg_splits": {"train": [1]},
+    }
+    for file, value in content.items():
+        (tmp_path / f"{file}.json").write_text(json.dumps(value))
+    (example,) = open_data(tmp_path, min_instances=1, min_predicates=1, strict=True).examples
+    assert len(example.labels) == 3
