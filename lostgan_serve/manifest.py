@@ -12,7 +12,6 @@ from lostgan_serve.contract import MAX_SLOTS, RESOLUTIONS
 from lostgan_serve.errors import ModelError
 from lostgan_serve.vocabulary import Vocabulary
 
-MANIFEST_FILE = "manifest.json"
 METADATA_KEY = "lostgan_serve.manifest"
 """Key of the manifest, as JSON, in an ONNX file's metadata_props."""
 
@@ -49,6 +48,8 @@ class Manifest(BaseModel):
     largest batch a server forms. weights: "trained", or "untrained" for random ones. checkpoint_sha256: of the file
     the weights came from; None for random weights. seed: of random weights. tools: versions of the programs that made
     the file. mask_stages: the last stage of the generator that refines masks, 0 for none; None stands for all stages.
+    onnx_sha256: of model.onnx; None in that file's own metadata, which cannot hold it, and in manifests of exports that
+    did not write it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -65,6 +66,7 @@ class Manifest(BaseModel):
     checkpoint_sha256: str | None = None
     tools: dict[str, str] = {}
     parity: Parity | None = None
+    onnx_sha256: str | None = None
 
     @field_validator("resolution")
     @classmethod

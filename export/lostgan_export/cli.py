@@ -159,7 +159,6 @@ def bench(
     from lostgan_export.bench import served
     from lostgan_export.bench.report import machine
     from lostgan_serve.files import write_file
-    from lostgan_serve.triton.repository import model_name
 
     report: dict[str, Any] = {"machine": machine(), "resolution": int(res)}
     if url is None:
@@ -176,7 +175,7 @@ def bench(
         report |= {"variant": manifest.variant, "slots": manifest.slots, "in_process": [asdict(row) for row in timings]}
     else:
         load = served.OpenLoop(rate) if rate else served.ClosedLoop(concurrency or 8)
-        rows = served.bench_server(repository, model_name(int(res)), url, load, rounds, _progress)
+        rows = served.bench_server(repository, f"lostgan_{res}", url, load, rounds, _progress)
         lines = served.served_table(rows)
         report["served"] = [asdict(row) for row in rows]
     click.echo("\n".join(lines))
@@ -215,19 +214,17 @@ def _publish(source: Checkpoint, manifest: Manifest, repository: Path, replace: 
     from lostgan_export import parity
     from lostgan_export.fused import fuse
     from lostgan_export.onnx_export import export_onnx, set_manifest
-    from lostgan_serve.files import write_file
-    from lostgan_serve.manifest import MANIFEST_FILE
-    from lostgan_serve.triton.repository import model_name, new_version, write_configurations
+    from lostgan_serve.model_folder import ModelFolder
+    from lostgan_serve.triton.configuration import write_configuration
 
-    name = model_name(manifest.resolution)
-    with new_version(repository, name, replace=replace) as folder:
-        model = folder / "model.onnx"
+    folder = ModelFolder(repository / f"lostgan_{manifest.resolution}")
+    with folder.new_version(replace=replace) as version:
         with _stage("fuse"):
             fused = fuse(source.generator, manifest.precision, manifest.mask_stages)
         with _stage("export to ONNX"):
-            export_onnx(fused, manifest, model)
+            export_onnx(fused, manifest, version.onnx)
         with _stage("compare with PyTorch"):
-            runner, runtime = parity.open_exported(model, fused, manifest)
+            runner, runtime = parity.open_exported(version.onnx, fused, manifest)
             measured = parity.measure(runner, source.generator, runtime)
             runner.close()
         for line in parity.describe(measured):
@@ -235,35 +232,34 @@ def _publish(source: Checkpoint, manifest: Manifest, repository: Path, replace: 
         parity.check(measured, manifest.precision)
         with _stage("publish"):
             manifest = manifest.model_copy(update={"parity": measured})
-            set_manifest(model, manifest)
-            write_file(folder / MANIFEST_FILE, manifest.to_json().encode())
-            with tempfile.TemporaryDirectory(prefix="lostgan-export-") as scratch:
-                write_configurations(Path(scratch), name, manifest)  # what cannot be built fails before the rename
+            set_manifest(version.onnx, manifest)
+            version.write_manifest(manifest)
+            with tempfile.TemporaryDirectory(prefix="lostgan-export-") as scratch:  # what cannot be built fails here
+                write_configuration(ModelFolder(Path(scratch) / folder.name), manifest)
     try:
-        write_configurations(repository, name, manifest)
+        write_configuration(folder, manifest)
     except OutputError as error:
         raise OutputError(
             f"{error}; the new version is published, but the model's configuration is not: mend this, then export "
             "again with --replace"
         ) from error
-    return repository / name
+    return folder.path
 
 
 def _add_engine(folder: Path, target: Target) -> None:
     """Build an engine of a model's newest version, and add it there. Where that fails, the version stays as it is."""
-    from lostgan_export.engine import TIMING_CACHE, build_engine
-    from lostgan_serve.manifest import MANIFEST_FILE, Manifest
-    from lostgan_serve.triton.repository import newest_version
+    from lostgan_export.engine import build_engine
+    from lostgan_serve.model_folder import ModelFolder
 
-    version = newest_version(folder)
-    manifest = Manifest.from_json((version / MANIFEST_FILE).read_bytes(), str(version / MANIFEST_FILE))
+    model = ModelFolder(folder)
+    version = model.newest()
     label = f"build a {target} engine"
     with click.progressbar(length=1000, label=label, item_show_func=lambda phase: phase) as bar:
         build_engine(
-            version / "model.onnx",
-            manifest,
+            version.onnx,
+            version.manifest(),
             target,
-            folder / TIMING_CACHE,
+            model.timing_cache,
             lambda done, phase: bar.update(round(1000 * done) - bar.pos, phase),
         )
 

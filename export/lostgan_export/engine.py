@@ -17,23 +17,11 @@ from lostgan_serve.contract import input_specs
 from lostgan_serve.errors import ModelError
 from lostgan_serve.files import write_file
 from lostgan_serve.manifest import Manifest
-from lostgan_serve.runners.tensorrt import (
-    ENGINE_FILE,
-    PLAN_FILE,
-    Engine,
-    Profile,
-    Target,
-    bindings,
-    current_device,
-    error_log,
-    sha256,
-)
+from lostgan_serve.model_folder import ENGINE_FILE, PLAN_FILE, sha256
+from lostgan_serve.runners.tensorrt import Engine, Profile, Target, bindings, current_device, error_log
 
 Progress = Callable[[float, str], None]
 """Told how far a build is, from 0 to 1, and what TensorRT is at; called from another thread."""
-
-TIMING_CACHE = "timing.cache"
-"""Name of the file, in a model's folder, that builds of all its versions share."""
 
 WORKSPACE_BYTES = 2 << 30
 """The most GPU memory that a layer may use for itself."""

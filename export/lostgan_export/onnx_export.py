@@ -14,9 +14,9 @@ from torch import nn
 
 from lostgan_serve import __version__
 from lostgan_serve.contract import BACKGROUND_BOX, INPUT_NAMES, OUTPUT_NAMES, empty_batch
-from lostgan_serve.errors import require
 from lostgan_serve.files import writing
 from lostgan_serve.manifest import METADATA_KEY, Manifest
+from lostgan_serve.runners.onnxrt import onnxruntime
 
 OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22}
 """Opset of each precision: the standard has convolutions of bf16 from 22 on. GridSample, another reason for a newer
@@ -69,7 +69,7 @@ def tool_versions() -> dict[str, str]:
         "lostgan-serve": __version__,
         "torch": torch.__version__,
         "onnx": onnx.__version__,
-        "onnxruntime": require("onnxruntime", "runtime").__version__,
+        "onnxruntime": onnxruntime().__version__,
     }
 
 

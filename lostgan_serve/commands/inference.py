@@ -127,7 +127,7 @@ def generate(layouts: tuple[str, ...], model: str, runner: str, **options: Any) 
     from lostgan_serve.runners import open_runner
 
     progress = ConsoleProgress()
-    _write_samples(layouts, lambda: open_runner(runner, model, progress.note), progress, **options)
+    _write_samples(layouts, lambda: open_runner(runner, model, progress), progress, **options)
 
 
 def _write_samples(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 from lostgan_serve.contract import Array, Tensors
 from lostgan_serve.errors import LostganError, ModelError
-from lostgan_serve.manifest import MANIFEST_FILE, Manifest
-from lostgan_serve.triton.repository import newest_version
+from lostgan_serve.manifest import Manifest
+from lostgan_serve.model_folder import ModelVersion, find_version
+from lostgan_serve.progress import SILENT, Progress
 
 RUNNERS = {
     "onnxrt": "lostgan_serve.runners.onnxrt:OnnxRunner",
@@ -26,7 +26,7 @@ AUTO = "auto"
 
 
 class Runner(Protocol):
-    """Something that draws batches of layouts.
+    """Anything that generates batches of layouts.
 
     manifest: the model behind it. concurrency: how many `run` calls at a time are worth making, each from a thread
     of its own.
@@ -48,35 +48,37 @@ class Runner(Protocol):
         ...
 
 
-def open_runner(name: str, model: str | os.PathLike[str], tell: Callable[[str], object]) -> Runner:
+def open_runner(name: str, model: str | os.PathLike[str], progress: Progress = SILENT) -> Runner:
     """Open a model in this process.
 
     name: one of RUNNERS, or AUTO: TensorRT where the model's newest version has an engine that runs here, else ONNX
     Runtime, and OpenVINO for a model in bf16 or where that is not installed. model: a model's folder in the repository,
-    or one of its files. tell: is given one line on what AUTO chose, and why.
+    or one of its files. progress: is told what AUTO chose, and why.
 
-    Raises ModelError for another name, a model that is missing or broken, or a machine that cannot run it, and
-    MissingExtraError naming the package that a runner needs.
+    Raises ModelError for another name, or a model that is missing, broken or not the one that export made, InputError
+    for one that may not be read, DeviceError where this machine cannot run it, and MissingExtraError naming the package
+    that a runner needs.
     """
     if name != AUTO:
         return _opened(name, model)
+    version = find_version(model)
     why_not = ""
-    if _has_engine(Path(model)):
+    if version.has_engine():
         try:
-            runner = _opened("tensorrt", model)
+            runner = _opened("tensorrt", version.plan)
         except LostganError as error:
             why_not = f"; not TensorRT: {error}"
         else:
-            tell("runner: tensorrt (the model has an engine for this GPU)")
+            progress.note("runner: tensorrt (the model has an engine for this GPU)")
             return runner
     # ONNX Runtime first: an fp32 image took 0.75 (ch 16) to 0.93 (ch 64) of OpenVINO's time on an AMD EPYC
     name, reason = "onnxrt", ""
     if _installed("openvino") and not _installed("onnxruntime"):
         name, reason = "openvino", "onnxruntime is not installed"
-    elif _installed("openvino") and _precision(model) == "bf16":
+    elif _installed("openvino") and _precision(version) == "bf16":
         name, reason = "openvino", "the model is in bf16, which ONNX Runtime does not compute on CPUs"
-    runner = _opened(name, model)
-    tell(f"runner: {name} ({reason or _place(runner)}{why_not})")
+    runner = _opened(name, version.onnx)
+    progress.note(f"runner: {name} ({reason or _place(runner)}{why_not})")
     return runner
 
 
@@ -87,23 +89,11 @@ def _opened(name: str, model: str | os.PathLike[str]) -> Runner:
     return cast(Runner, getattr(importlib.import_module(module), attribute)(model))
 
 
-def _has_engine(model: Path) -> bool:
-    from lostgan_serve.runners.tensorrt import PLAN_FILE
-
+def _precision(version: ModelVersion) -> str | None:
+    """The precision in the manifest beside a model; None where there is no manifest."""
     try:
-        return model.is_dir() and (newest_version(model) / PLAN_FILE).is_file()
-    except ModelError:  # which the runner that is opened next explains
-        return False
-
-
-def _precision(model: str | os.PathLike[str]) -> str | None:
-    """What the manifest beside a model says; None where it cannot be read."""
-    from lostgan_serve.runners.onnxrt import onnx_file
-
-    try:
-        note = onnx_file(model).with_name(MANIFEST_FILE)
-        return Manifest.from_json(note.read_bytes(), str(note)).precision
-    except (ModelError, OSError):
+        return version.manifest().precision
+    except LostganError:
         return None
 
 

@@ -1,4 +1,4 @@
-"""How a batch is spread over the cores of a CPU: each draws layouts of its own, at its own pace."""
+"""Spreading a batch over the cores of a CPU: each generates layouts of its own, at its own pace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from threading import Lock
 
 from lostgan_serve.contract import Array, Tensors, concatenated, rows
 
-Draw = Callable[[Tensors, Sequence[str]], dict[str, Array]]
+Infer = Callable[[Tensors, Sequence[str]], dict[str, Array]]
 """Computes a batch: its tensors, and the outputs that are wanted."""
 
 
@@ -20,7 +20,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, as seen in it: "40000
 
 
 def usable_cores() -> int:
-    """How many CPU cores this process may use: those that it may run on, and no more than its container's quota."""
+    """The number of CPU cores that this process may run on, and no more than its container's quota."""
     cores = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):
         quota, period = map(int, _QUOTA.read_text().split())
@@ -29,20 +29,20 @@ def usable_cores() -> int:
 
 
 class Cores:
-    """Draws batches on `count` cores: as many layouts as they share out evenly each by one core, the others by all.
+    """Generates batches on `count` cores: as many layouts as they share out evenly each by one core, the others by all.
 
     Cores that share a layout wait for one another after every operation. On two of them, batches are 1.03 (ch 64) to
     1.18 times (ch 16) as fast in ONNX Runtime this way, and 1.05 to 1.4 times in OpenVINO in bf16. The weights are in
     memory twice: a batch of 4 took 1,008 MiB in place of 772 at ch 64 and 256 px, and 593 in place of 629 at ch 16 and
     512 px, where the maps count more.
 
-    together: draws a batch on all cores. make_alone: makes what draws one layout on one core, for `count` threads to
-    call at a time; it is called when the first batch needs it.
+    together: generates a batch on all cores. make_alone: makes a function that generates one layout on one core, for
+    `count` threads to call at a time; it is called when the first batch needs it.
     """
 
-    def __init__(self, count: int, together: Draw, make_alone: Callable[[], Draw]) -> None:
+    def __init__(self, count: int, together: Infer, make_alone: Callable[[], Infer]) -> None:
         self._count, self._together, self._make_alone = count, together, make_alone
-        self._alone: Draw | None = None
+        self._alone: Infer | None = None
         self._making = Lock()
         self._pool = ThreadPoolExecutor(count)
 
@@ -55,13 +55,13 @@ class Cores:
         with self._making:
             alone = self._alone = self._alone or self._make_alone()
         layouts = [rows(tensors, k, k + 1) for k in range(shared)]
-        drawn = list(self._pool.map(lambda layout: alone(layout, outputs), layouts))
+        done = list(self._pool.map(lambda layout: alone(layout, outputs), layouts))
         if shared < batch:
-            drawn.append(self._together(rows(tensors, shared, batch), outputs))
-        return concatenated(drawn)
+            done.append(self._together(rows(tensors, shared, batch), outputs))
+        return concatenated(done)
 
     def close(self) -> None:
-        """Let go of both, once the cores have drawn what they are at. (A thread that ends while the library that it ran
+        """Let go of both, once the cores have done what they are at. (A thread that ends while the library that it ran
         lets go of its memory may crash the process.)"""
         self._pool.shutdown(cancel_futures=True)
         del self._together, self._make_alone, self._alone

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from lostgan_serve.contract import INPUT_NAMES, Array, Tensors
-from lostgan_serve.errors import ModelError, require
+from lostgan_serve.errors import DeviceError, ModelError, RequestError, require
 from lostgan_serve.manifest import METADATA_KEY, Manifest
+from lostgan_serve.model_folder import find_version
 from lostgan_serve.runners.cores import Cores, usable_cores
-from lostgan_serve.triton.repository import exported_models, newest_version
+
+TELEMETRY_OFF = ("ORT_DISABLE_TELEMETRY", "1")
+"""The environment variable, and its value, with which ONNX Runtime sends nothing to its maker."""
 
 
 class OnnxRunner:
@@ -24,8 +27,8 @@ class OnnxRunner:
     default as many as this process may use. providers: ONNX Runtime's execution providers, best first; by default CUDA
     where there is an NVIDIA driver, then the CPU. TensorRT's has to be asked for: it builds an engine for the shapes it
     meets, at every start (`TensorRTRunner` runs one that was built before). provider: the first of those that ONNX
-    Runtime really uses. Raises ModelError where the model is missing, truncated or was not exported by lostgan-serve,
-    or a provider is unknown, and MissingExtraError without onnxruntime.
+    Runtime really uses. Raises ModelError where the model is missing, broken or not the one that export made,
+    InputError where it may not be read, DeviceError for an unknown provider, and MissingExtraError without onnxruntime.
     """
 
     concurrency = 1  # one batch already uses every thread
@@ -33,11 +36,13 @@ class OnnxRunner:
     def __init__(
         self, model: str | os.PathLike[str], threads: int | None = None, providers: Sequence[str] | None = None
     ) -> None:
-        ort = require("onnxruntime", "runtime")
-        path = onnx_file(model)
+        ort = onnxruntime()
+        version = find_version(model)
+        version.check()
+        path = version.onnx
         known = ort.get_available_providers()
         if unknown := [name for name in providers or () if name not in known]:
-            raise ModelError(f"providers: this onnxruntime has no {', '.join(unknown)}; it has {', '.join(known)}")
+            raise DeviceError(f"providers: this onnxruntime has no {', '.join(unknown)}; it has {', '.join(known)}")
         threads, chosen = threads or usable_cores(), list(providers or _providers(known))
         session = open_session(path, threads, chosen)
         self.provider: str = session.get_providers()[0]
@@ -46,12 +51,12 @@ class OnnxRunner:
         on_cpu = self.provider == "CPUExecutionProvider"
         self._cores = Cores(
             threads if on_cpu else 1,
-            partial(_draw, path, session),
-            lambda: partial(_draw, path, open_session(path, 1, chosen)),
+            partial(_infer, path, session),
+            lambda: partial(_infer, path, open_session(path, 1, chosen)),
         )
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
-        """See `Runner.run`. Raises ModelError where the tensors do not fit the model."""
+        """See `Runner.run`. Raises RequestError where the tensors do not fit the model."""
         return self._cores.run(tensors, outputs)
 
     def close(self) -> None:
@@ -59,9 +64,16 @@ class OnnxRunner:
         self._cores.close()
 
 
+def onnxruntime() -> Any:
+    """The package, imported here alone: unless a variable forbids it, it calls its maker's collector of telemetry when
+    it is loaded. Raises MissingExtraError."""
+    os.environ.setdefault(*TELEMETRY_OFF)
+    return require("onnxruntime", "runtime")
+
+
 def open_session(path: Path, threads: int, providers: Sequence[str]) -> Any:
-    """An onnxruntime.InferenceSession whose settings suit the generator. Raises ModelError."""
-    ort = require("onnxruntime", "runtime")
+    """An onnxruntime.InferenceSession whose settings suit the generator. Raises ModelError and DeviceError."""
+    ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only
@@ -75,50 +87,27 @@ def open_session(path: Path, threads: int, providers: Sequence[str]) -> Any:
     except Exception as error:  # onnxruntime's errors share no base class
         reason = first_line(error)
         if "NOT_IMPLEMENTED" in reason:
-            raise ModelError(
+            raise DeviceError(
                 f"{path}: ONNX Runtime cannot compute it here ({reason}); models in bf16 are for OpenVINO "
                 "(--runner openvino) and TensorRT"
             ) from error
+        if "allocat" in reason:
+            raise DeviceError(f"{path}: there is not enough memory to load it ({reason})") from error
         raise ModelError(f"{path}: truncated or not an ONNX model; export it again ({reason})") from error
 
 
-def _draw(path: Path, session: Any, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
+def _infer(path: Path, session: Any, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
     inputs = {name: tensors[name] for name in INPUT_NAMES}
     try:
         arrays = session.run(list(outputs), inputs)
     except Exception as error:  # see above
-        raise ModelError(f"{path}: it cannot draw these layouts ({first_line(error)})") from error
+        raise RequestError(f"{path}: it cannot generate these layouts ({first_line(error)})") from error
     return dict(zip(outputs, arrays, strict=True))
-
-
-def onnx_file(model: str | os.PathLike[str]) -> Path:
-    """The model.onnx that `model` stands for: itself, or a model's folder, whose newest version is taken.
-
-    Raises ModelError where there is none.
-    """
-    path = _newest(Path(model)) / "model.onnx" if Path(model).is_dir() else Path(model)
-    if not path.is_file():
-        raise ModelError(f"{path}: no such model; make one with: lostgan-serve export")
-    return path
 
 
 def first_line(error: Exception) -> str:
     """What a foreign library says in the first line of an error."""
     return str(error).strip().partition("\n")[0]
-
-
-def _newest(folder: Path) -> Path:
-    """A model's newest version. Raises ModelError, which names the models where `folder` is a whole repository."""
-    try:
-        return newest_version(folder)
-    except ModelError as error:
-        models: list[str] = []
-        with suppress(ModelError):
-            models = exported_models(folder)
-        if not models:
-            raise
-        names = ", ".join(str(folder / name) for name in models)
-        raise ModelError(f"{folder}: a model repository, not a model; give one of its models: {names}") from error
 
 
 def _providers(known: Sequence[str]) -> list[str]:

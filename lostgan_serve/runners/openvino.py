@@ -10,10 +10,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from lostgan_serve.contract import Array, Tensors, concatenated, input_specs, rows
-from lostgan_serve.errors import MissingExtraError, ModelError, require
+from lostgan_serve.errors import MissingExtraError, ModelError, RequestError, require
 from lostgan_serve.manifest import METADATA_KEY, Manifest
-from lostgan_serve.runners.cores import Cores, Draw, usable_cores
-from lostgan_serve.runners.onnxrt import first_line, onnx_file
+from lostgan_serve.model_folder import find_version
+from lostgan_serve.runners.cores import Cores, Infer, usable_cores
+from lostgan_serve.runners.onnxrt import first_line
 
 
 class OpenVinoRunner:
@@ -23,15 +24,17 @@ class OpenVinoRunner:
     default as many as this process may use. Every operation is computed in the type that it has in the file (bf16 only
     where the CPU has it). OpenVINO's own default, bf16 for all of an fp32 file on such a CPU, spoils geometry and norms
     too: 40 dB and 99.5% of the object map, where the file of `export --precision bf16` has 53 dB and 99.97% and takes
-    the same time. Raises ModelError where the model is missing, truncated or was not exported by lostgan-serve, and
-    MissingExtraError without openvino.
+    the same time. Raises ModelError where the model is missing, broken or not the one that export made, InputError
+    where it may not be read, and MissingExtraError without openvino.
     """
 
     concurrency = 1  # one batch already uses every thread
 
     def __init__(self, model: str | os.PathLike[str], threads: int | None = None) -> None:
         ov = require("openvino", "openvino")
-        self._path = onnx_file(model)
+        version = find_version(model)
+        version.check()
+        self._path = version.onnx
         core, threads = ov.Core(), threads or usable_cores()
         try:
             graph = core.read_model(self._path)
@@ -49,12 +52,12 @@ class OpenVinoRunner:
             raise ModelError(f"{self._path}: OpenVINO cannot run it; export it again ({first_line(error)})") from error
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
-        """See `Runner.run`. Raises ModelError where the tensors do not fit the model."""
+        """See `Runner.run`. Raises RequestError where the tensors do not fit the model."""
         for spec in self._inputs:  # openvino converts other dtypes without a word
             found = tensors[spec.name]
             if found.dtype != spec.dtype or found.shape[1:] != spec.dims:
                 given = f"{spec.name}: {found.dtype} {found.shape[1:]} a layout, not {spec.dtype} {spec.dims}"
-                raise ModelError(f"{self._path}: it cannot draw these layouts ({given})")
+                raise RequestError(f"{self._path}: it cannot generate these layouts ({given})")
         return self._cores.run({spec.name: tensors[spec.name] for spec in self._inputs}, outputs)
 
     def close(self) -> None:
@@ -62,8 +65,8 @@ class OpenVinoRunner:
         self._cores.close()
 
 
-def _compiled(core: Any, graph: Any, path: Path, streams: int, threads: int) -> Draw:
-    """What draws a batch layout by layout, for `streams` callers at a time, whose share of the threads it is."""
+def _compiled(core: Any, graph: Any, path: Path, streams: int, threads: int) -> Infer:
+    """Compile a function that generates a batch layout by layout. `streams` callers at a time share the threads."""
     settings = {
         "EXECUTION_MODE_HINT": "ACCURACY",
         "NUM_STREAMS": streams,
@@ -75,21 +78,21 @@ def _compiled(core: Any, graph: Any, path: Path, streams: int, threads: int) -> 
     for _ in range(streams):
         free.put(model.create_infer_request())
 
-    def draw(tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
-        request, drawn = free.get(), []
+    def infer(tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
+        request, done = free.get(), []
         try:
             for k in range(len(tensors["labels"])):
                 # in a thread of openvino's own, which lives as long as the model
                 request.start_async(rows(tensors, k, k + 1), share_inputs=True)
                 request.wait()
-                drawn.append({name: request.get_tensor(name).data.copy() for name in outputs})
+                done.append({name: request.get_tensor(name).data.copy() for name in outputs})
         except Exception as error:  # see above
-            raise ModelError(f"{path}: it cannot draw these layouts ({first_line(error)})") from error
+            raise RequestError(f"{path}: it cannot generate these layouts ({first_line(error)})") from error
         finally:
             free.put(request)
-        return concatenated(drawn)
+        return concatenated(done)
 
-    return draw
+    return infer
 
 
 def computes_bf16() -> bool:

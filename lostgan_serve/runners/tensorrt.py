@@ -7,7 +7,6 @@ and cuda-python are untyped: they are `Any` here.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -19,15 +18,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lostgan_serve.contract import INPUT_NAMES, Array, Tensors, TensorSpec, input_specs, output_specs
-from lostgan_serve.errors import ModelError, require
-from lostgan_serve.manifest import MANIFEST_FILE, Manifest
-from lostgan_serve.triton.repository import newest_version
+from lostgan_serve.errors import DeviceError, ModelError, RequestError, require
+from lostgan_serve.files import reading
+from lostgan_serve.model_folder import ENGINE_FILE, find_version, sha256
 
 Target = Literal["tensorrt", "tensorrt-rtx"]
 """Which TensorRT an engine is for; also the extra of lostgan-serve that brings its Python package."""
-
-PLAN_FILE = "model.plan"
-ENGINE_FILE = "engine.json"
 
 
 class Profile(BaseModel):
@@ -41,7 +37,7 @@ class Profile(BaseModel):
 
 
 class Engine(BaseModel):
-    """What stands in engine.json beside a model.plan.
+    """The note engine.json beside a model.plan.
 
     version: of the TensorRT that built it, the only one that loads it. gpu: the one it was built on; None for one built
     without. compute_capabilities: of the GPUs it is for, as in "8.6". precision: of the ONNX file, whose types decide.
@@ -60,29 +56,34 @@ class Engine(BaseModel):
 
     @classmethod
     def load(cls, plan: Path) -> Engine:
-        """The note of an engine. Raises ModelError where it or the engine is missing, or it is no such note."""
+        """The note of an engine. Raises ModelError where it or the engine is missing, or it is no such note, and
+        InputError where they may not be read."""
         file = plan.with_name(ENGINE_FILE)
         for path in (plan, file):
-            if not path.is_file():
-                raise ModelError(f"{path}: no such file; {_build_again('tensorrt')}")
+            with reading(path):
+                if not path.is_file():
+                    raise ModelError(f"{path}: no such file; {_build_again('tensorrt')}")
         try:
-            return cls.model_validate_json(file.read_bytes())
+            with reading(file):
+                return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise ModelError(f"{file}: not what export writes beside an engine; {_build_again('tensorrt')}") from error
 
     def check(self, plan: Path, version: str, device: Device | None) -> None:
-        """Raise ModelError where the engine's file is not the one that was built, or where this version of TensorRT or
-        this GPU cannot run it."""
+        """Raise ModelError where the engine's file is not the one that was built, and DeviceError where this version of
+        TensorRT or this GPU cannot run it."""
         again = _build_again(self.target)
         if version != self.version:
-            raise ModelError(f"{plan}: built by {self.target} {self.version}, and {version} is installed; {again}")
+            raise DeviceError(f"{plan}: built by {self.target} {self.version}, and {version} is installed; {again}")
         if device is None:
-            raise ModelError(f"{plan}: an engine needs an NVIDIA GPU with its driver, and there is none here")
+            raise DeviceError(f"{plan}: an engine needs an NVIDIA GPU with its driver, and there is none here")
         if not self._runs_on(device.compute_capability):
             capabilities = ", ".join(self.compute_capabilities)
             here = f"{device.name} has {device.compute_capability}"
-            raise ModelError(f"{plan}: built for compute capability {capabilities}, and {here}; {again}")
-        if sha256(plan) != self.plan_sha256:
+            raise DeviceError(f"{plan}: built for compute capability {capabilities}, and {here}; {again}")
+        with reading(plan):
+            found = sha256(plan)
+        if found != self.plan_sha256:
             raise ModelError(f"{plan}: truncated, or not the engine that {ENGINE_FILE} is about; {again}")
 
     def _runs_on(self, capability: str) -> bool:
@@ -134,33 +135,25 @@ def error_log(trt: Any) -> Any:
     return Log()
 
 
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 class TensorRTRunner:
     """Runs an engine on the current GPU.
 
     model: a model.plan, or a model's folder in the repository, whose newest version is taken. Raises ModelError where
-    the engine is missing or broken, or was built for another TensorRT or GPU, and MissingExtraError without the
-    target's package or cuda-bindings. Written by the documentation; past those refusals it has not been run, for want
-    of a GPU.
+    the engine is missing or broken, DeviceError where it was built for another TensorRT or GPU, InputError where it may
+    not be read, and MissingExtraError without the target's package or cuda-bindings. Written by the documentation; past
+    those refusals it has not been run, for want of a GPU.
     """
 
     concurrency = 1  # one batch has the GPU for itself
 
     def __init__(self, model: str | os.PathLike[str]) -> None:
-        plan = newest_version(Path(model)) / PLAN_FILE if Path(model).is_dir() else Path(model)
+        version = find_version(model)
+        plan = version.plan
         engine = Engine.load(plan)
         trt = bindings(engine.target)
         engine.check(plan, trt.__version__, current_device(engine.target))
         self._path, self._trt, self._log = plan, trt, error_log(trt)
-        self.manifest = Manifest.from_json(_read(plan.with_name(MANIFEST_FILE)), str(plan))
+        self.manifest = version.manifest()
         self._cuda = require("cuda.bindings.runtime", engine.target)
         self._runtime = trt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
@@ -174,7 +167,7 @@ class TensorRTRunner:
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
         """See `Runner.run`. The first batch of each size takes longer: its CUDA graph is made. Not for several threads
-        at a time. Raises ModelError where the tensors do not fit the engine, or CUDA fails."""
+        at a time. Raises RequestError where the tensors do not fit the engine, and DeviceError where CUDA fails."""
         batch = len(tensors[INPUT_NAMES[0]])
         for name in INPUT_NAMES:
             self._buffers[name].check(tensors[name], batch, self._path)
@@ -183,7 +176,7 @@ class TensorRTRunner:
         for name in INPUT_NAMES:
             self._buffers[name].upload(tensors[name], self._stream)
         if not self._launches[batch](self._stream):
-            raise self._failed("cannot draw these layouts")
+            raise self._failed("cannot generate these layouts")
         for name in outputs:
             self._buffers[name].download(batch, self._stream)
         _done(self._cuda, self._cuda.cudaStreamSynchronize(self._stream))
@@ -237,12 +230,12 @@ class _Buffer:
         self.host: Array = np.frombuffer(memoryview(memory), spec.dtype).reshape(max_batch, *spec.dims)
 
     def check(self, array: Array, batch: int, source: Path) -> None:
-        """Raise ModelError where an input has not the shape or dtype that the contract says."""
+        """Raise RequestError where an input has not the shape or dtype that the contract says."""
         most = len(self.host)
         if array.shape != (batch, *self.spec.dims) or array.dtype != self.spec.dtype or not 1 <= batch <= most:
-            raise ModelError(
-                f"{source}: it cannot draw these layouts ({self.spec.name} is {array.dtype} {list(array.shape)}; it "
-                f"takes {self.spec.dtype} {['1 to ' + str(most), *self.spec.dims]})"
+            raise RequestError(
+                f"{source}: it cannot generate these layouts ({self.spec.name} is {array.dtype} {list(array.shape)}; "
+                f"it takes {self.spec.dtype} {['1 to ' + str(most), *self.spec.dims]})"
             )
 
     def upload(self, array: Array, stream: Any) -> None:
@@ -295,17 +288,11 @@ class _Launch:
 
 
 def _done(cuda: Any, result: Sequence[Any]) -> Any:
-    """What a call of cuda-python gave besides its error code. Raises ModelError where that is one."""
+    """The values of a cuda-python call without its error code. Raises DeviceError where that tells of an error."""
     error, *values = result
     if error != cuda.cudaError_t.cudaSuccess:
-        raise ModelError(f"CUDA fails ({error.name}); look with nvidia-smi for what else uses the GPU's memory")
+        raise DeviceError(f"CUDA fails ({error.name}); look with nvidia-smi for what else uses the GPU's memory")
     return values[0] if values else None
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file; make a model with: lostgan-serve export")
-    return path.read_bytes()
 
 
 def _build_again(target: Target) -> str:

@@ -14,10 +14,21 @@ from typing import Any
 import numpy as np
 
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, PAD_BOX, Array, concatenated
+from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, open_runner
 
 RUNNER_VARIABLE = "LOSTGAN_SERVE_RUNNER"
 """Environment variable that names the runner, as `lostgan-serve generate --runner` does."""
+
+
+class _LogProgress(Progress):
+    """Tells the server's log."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def note(self, line: str) -> None:
+        self._logger.log_info(line)
 
 
 class TritonPythonModel:
@@ -29,11 +40,11 @@ class TritonPythonModel:
 
         self._pb = pb_utils
         model = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self._runner = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, model, pb_utils.Logger.log_info)
+        self._runner = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, model, _ServerLog(pb_utils.Logger))
         self._labels = len(self._runner.manifest.vocabulary)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Draw all valid requests as one batch. A request that is not valid gets an error of its own."""
+        """Infer all valid requests as one batch. A request that is not valid gets an error of its own."""
         responses: list[Any] = [None] * len(requests)
         inputs: dict[int, dict[str, Array]] = {}
         for i, request in enumerate(requests):
@@ -67,8 +78,18 @@ class TritonPythonModel:
         return array
 
 
+class _ServerLog(Progress):
+    """Tells the server's log. logger: the backend's."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def note(self, line: str) -> None:
+        self._logger.log_info(line)
+
+
 def _fault(tensors: dict[str, Array], labels: int) -> str | None:
-    """Why a request cannot be drawn, or None. labels: how many ids the model knows."""
+    """Say why a request is not valid; None where it is. labels: how many ids the model knows."""
     ids, boxes = tensors["labels"], tensors["boxes"]
     if ids.min() < 0 or ids.max() >= labels:
         return f"labels: ids must be 0 to {labels - 1}, not {ids.min()} to {ids.max()}"

@@ -26,8 +26,9 @@ from conftest import ROOT, a_manifest
 from lostgan_serve import __version__
 from lostgan_serve.contract import input_specs
 from lostgan_serve.manifest import Manifest
+from lostgan_serve.model_folder import ModelFolder
 from lostgan_serve.triton import server as triton_server
-from lostgan_serve.triton.repository import new_version, write_configurations
+from lostgan_serve.triton.configuration import write_configuration
 from lostgan_serve.triton.server import ADMIN_HEADER, Endpoints, running_server
 
 DEPLOY = ROOT / "deploy"
@@ -68,9 +69,10 @@ class Container:
 
     def publish(self, weights: bytes = b"onnx", name: str = MODEL, max_batch: int = 4) -> Manifest:
         manifest = a_manifest("scenes", max_batch, "v2-128")
-        with new_version(self.repository, name, replace=True) as version:
-            (version / "model.onnx").write_bytes(weights)
-        write_configurations(self.repository, name, manifest)
+        model = ModelFolder(self.repository / name)
+        with model.new_version(replace=True) as version:
+            version.onnx.write_bytes(weights)
+        write_configuration(model, manifest)
         return manifest
 
     def tool(self, name: str, code: str) -> None:

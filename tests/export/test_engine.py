@@ -19,9 +19,10 @@ from lostgan_export.engine import RTX_CAPABILITIES, attach_timing_cache, build_e
 from lostgan_export.fused import fuse
 from lostgan_export.onnx_export import export_onnx
 from lostgan_serve.errors import MissingExtraError, ModelError
-from lostgan_serve.manifest import MANIFEST_FILE, Manifest, Precision
+from lostgan_serve.manifest import Manifest, Precision
+from lostgan_serve.model_folder import ENGINE_FILE, MANIFEST_FILE, PLAN_FILE
 from lostgan_serve.runners import tensorrt
-from lostgan_serve.runners.tensorrt import ENGINE_FILE, PLAN_FILE, Device, Engine, Target, TensorRTRunner
+from lostgan_serve.runners.tensorrt import Device, Engine, Target, TensorRTRunner
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.networks.checkpoint import random_checkpoint, save_checkpoint
 from lostgan_train.networks.generator import WIDTHS

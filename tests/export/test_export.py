@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -27,9 +28,10 @@ from lostgan_export.onnx_export import export_onnx, set_manifest
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, empty_batch, input_specs, output_specs
 from lostgan_serve.encoding import encode
 from lostgan_serve.errors import CheckpointError, LostganError, ModelError, OutputError, ParityError, ServerError
-from lostgan_serve.manifest import MANIFEST_FILE, METADATA_KEY, Manifest, Parity, Precision
+from lostgan_serve.manifest import METADATA_KEY, Manifest, Parity, Precision
+from lostgan_serve.model_folder import MANIFEST_FILE
 from lostgan_serve.runners.onnxrt import OnnxRunner
-from lostgan_serve.triton import repository
+from lostgan_serve.triton import configuration
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint, random_checkpoint, save_checkpoint
 
@@ -183,7 +185,9 @@ def test_export_command(tmp_path: Path, checkpoint_file: Path) -> None:
     assert result.output.strip().endswith(str(tmp_path / "lostgan_64"))
     version = tmp_path / "lostgan_64" / "1"
     runner = OnnxRunner(tmp_path / "lostgan_64")
-    assert runner.manifest == Manifest.from_json((version / MANIFEST_FILE).read_text(), "manifest")
+    beside = Manifest.from_json((version / MANIFEST_FILE).read_text(), "manifest")
+    assert beside.onnx_sha256 == hashlib.sha256((version / "model.onnx").read_bytes()).hexdigest()
+    assert runner.manifest == beside.model_copy(update={"onnx_sha256": None})
     assert runner.manifest.slots == 3
     assert runner.manifest.weights == "untrained"
     assert runner.manifest.checkpoint_sha256
@@ -262,7 +266,7 @@ def test_configurations_and_version_go_together(
         raise OutputError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(repository, "_embedded", fail)
+        patch.setattr(configuration, "_embedded", fail)
         assert isinstance(invoke(*arguments, "--max-batch", 2).exception, OutputError)
     assert {path: path.read_bytes() for path in files_in(tmp_path)} == before
 
@@ -281,7 +285,7 @@ def test_configurations_and_version_go_together(
 
 def test_tensors_that_do_not_fit_are_one_line(exported: Path) -> None:
     runner = OnnxRunner(exported)
-    with pytest.raises(ModelError, match=r"model\.onnx: it cannot draw these layouts \(.*\)$") as caught:
+    with pytest.raises(ModelError, match=r"model\.onnx: it cannot generate these layouts \(.*\)$") as caught:
         runner.run(empty_batch(1, SLOTS + 1), OUTPUT_NAMES)
     assert "\n" not in str(caught.value)
 

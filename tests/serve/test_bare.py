@@ -61,7 +61,7 @@ def test_public_names_resolve() -> None:
     ("command", "extra"),
     [
         (["client", "LAYOUT"], "tritonclient"),
-        (["generate", "LAYOUT"], "lostgan-serve[runtime]"),
+        (["generate", "LAYOUT", "--model", str(ROOT / "LICENSE")], "lostgan-serve[runtime]"),  # any file
         (["export", "--res", "128", "--random-weights", "0"], "lostgan-serve[export]"),
         (["import", "x.pth", "--variant", "v1-64", "--vocabulary", "scenes", "--output", "y"], "lostgan-serve[export]"),
     ],

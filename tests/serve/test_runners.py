@@ -19,9 +19,10 @@ from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors, empty_bat
 from lostgan_serve.encoding import encode
 from lostgan_serve.errors import ModelError
 from lostgan_serve.layout import Layout
+from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, RUNNERS, Runner, open_runner
-from lostgan_serve.runners.cores import Cores, Draw, usable_cores
-from lostgan_serve.runners.onnxrt import OnnxRunner, onnx_file
+from lostgan_serve.runners.cores import Cores, Infer, usable_cores
+from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.triton.embedded import RUNNER_VARIABLE
@@ -62,6 +63,16 @@ def assert_agree(found: Arrays, expected: Arrays) -> None:
             assert apart.mean() < 0.01
 
 
+class Told(Progress):
+    """Collects the notes that it is given in a list."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def note(self, line: str) -> None:
+        self._lines.append(line)
+
+
 # a batch on the cores of a CPU
 
 
@@ -80,7 +91,7 @@ def test_a_batch_shared_out_among_cores_is_drawn_as_its_layouts_are(
 def test_each_core_draws_layouts_of_its_own_and_all_draw_the_rest() -> None:
     met = Barrier(2)
     together: list[int] = []
-    made: list[Draw] = []
+    made: list[Infer] = []
 
     def draw_together(batch: Tensors, outputs: Sequence[str]) -> Arrays:
         together.extend(batch["labels"])
@@ -91,7 +102,7 @@ def test_each_core_draws_layouts_of_its_own_and_all_draw_the_rest() -> None:
         met.wait(timeout=30)  # for the other core
         return dict.fromkeys(outputs, layout["labels"])
 
-    def make_alone() -> Draw:
+    def make_alone() -> Infer:
         made.append(draw_alone)
         return draw_alone
 
@@ -157,7 +168,7 @@ def test_empty_slots_are_inert_in_openvino(openvino: OpenVinoRunner, tensors: Ar
 
 def test_openvino_refuses_a_file_whose_manifest_is_of_another_model(tiny_model: Path, tmp_path: Path) -> None:
     copy = tmp_path / "model.onnx"
-    copy.write_bytes(onnx_file(tiny_model).read_bytes())
+    copy.write_bytes(tiny_model.read_bytes())
     set_manifest(copy, OnnxRunner(tiny_model).manifest.model_copy(update={"slots": 5}))
     with pytest.raises(ModelError, match=r"model\.onnx: OpenVINO cannot run it; export it again"):
         OpenVinoRunner(copy)
@@ -194,13 +205,13 @@ def test_bf16_is_near_fp32(onnxrt: OnnxRunner, bf16_model: Path, tensors: Arrays
 
 def test_a_bf16_model_is_for_openvino(bf16_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    assert isinstance(open_runner(AUTO, bf16_model, told.append), OpenVinoRunner)
+    assert isinstance(open_runner(AUTO, bf16_model, Told(told)), OpenVinoRunner)
     assert told == ["runner: openvino (the model is in bf16, which ONNX Runtime does not compute on CPUs)"]
     hide(monkeypatch, "openvino")
     with pytest.raises(
         ModelError, match=r"model\.onnx: ONNX Runtime cannot compute it here .*--runner openvino"
     ) as caught:
-        open_runner(AUTO, bf16_model, told.append)
+        open_runner(AUTO, bf16_model, Told(told))
     assert "\n" not in str(caught.value)
 
 
@@ -213,7 +224,7 @@ def test_tensors_and_files_that_do_not_fit_are_one_line(
     fits = empty_batch(2, slots)
     bad = [empty_batch(1, slots + 1), *({**fits, name: fits[name].astype(np.float64)} for name in INPUT_NAMES)]
     for tensors in [*bad, {**fits, "z_img": fits["z_img"][:1]}]:
-        with pytest.raises(ModelError, match=r"model\.onnx: it cannot draw these layouts \(.*\)$") as caught:
+        with pytest.raises(ModelError, match=r"model\.onnx: it cannot generate these layouts \(.*\)$") as caught:
             runner.run(tensors, OUTPUT_NAMES)
         assert "\n" not in str(caught.value)
     assert runner.run(fits, ("image",))["image"].shape[0] == 2
@@ -254,14 +265,14 @@ def test_auto_says_what_it_chose_and_why(
     tiny_model: Path, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    assert isinstance(open_runner(AUTO, tiny_repository / "lostgan_128", told.append), OnnxRunner)
+    assert isinstance(open_runner(AUTO, tiny_repository / "lostgan_128", Told(told)), OnnxRunner)
     hide(monkeypatch, "openvino")
-    assert isinstance(open_runner(AUTO, tiny_model, told.append), OnnxRunner)
+    assert isinstance(open_runner(AUTO, tiny_model, Told(told)), OnnxRunner)
     hide(monkeypatch, "onnxruntime")
-    assert isinstance(open_runner(AUTO, tiny_model, told.append), OnnxRunner)  # neither: what it needs is told best
+    assert isinstance(open_runner(AUTO, tiny_model, Told(told)), OnnxRunner)  # neither: what it needs is told best
     monkeypatch.undo()
     hide(monkeypatch, "onnxruntime")
-    assert isinstance(open_runner(AUTO, tiny_model, told.append), OpenVinoRunner)
+    assert isinstance(open_runner(AUTO, tiny_model, Told(told)), OpenVinoRunner)
     assert [line.partition(" (")[0] for line in told] == ["runner: onnxrt"] * 3 + ["runner: openvino"]
     assert told[-1] == "runner: openvino (onnxruntime is not installed)"
 
@@ -273,7 +284,7 @@ def test_an_engine_that_cannot_run_here_is_no_obstacle(tiny_model: Path, tmp_pat
     (version / "model.onnx").write_bytes(tiny_model.read_bytes())
     (version / "model.plan").write_bytes(b"no engine")
     told: list[str] = []
-    assert isinstance(open_runner(AUTO, version.parent, told.append), OnnxRunner)
+    assert isinstance(open_runner(AUTO, version.parent, Told(told)), OnnxRunner)
     (line,) = told
     assert line.startswith("runner: onnxrt (")
     assert "; not TensorRT: " in line

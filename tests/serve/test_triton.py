@@ -22,10 +22,11 @@ from tritonclient.grpc import model_config_pb2 as pb
 from conftest import EXAMPLES, Cli, fails_in_one_line
 from lostgan_serve.contract import OUTPUT_NAMES, empty_batch
 from lostgan_serve.errors import ModelError, ServerError
+from lostgan_serve.model_folder import ModelFolder
 from lostgan_serve.runners import triton as triton_runner
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import TritonRunner
-from lostgan_serve.triton.repository import new_version, write_configurations
+from lostgan_serve.triton.configuration import write_configuration
 from lostgan_serve.triton.server import Endpoints, running_server
 
 MODEL = "lostgan_128"
@@ -37,9 +38,10 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 def publish(repository: Path, name: str, model: Path, change: Callable[[pb.ModelConfig], object] | None = None) -> None:
     """Put a model into a repository, its embedded configuration changed as asked."""
     runner = OnnxRunner(model)
-    with new_version(repository, name) as folder:
-        shutil.copy(model, folder / "model.onnx")
-    write_configurations(repository, name, runner.manifest)
+    folder = ModelFolder(repository / name)
+    with folder.new_version() as version:
+        shutil.copy(model, version.onnx)
+    write_configuration(folder, runner.manifest)
     runner.close()
     if change:
         path = repository / name / "configs" / "embedded.pbtxt"
@@ -59,7 +61,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Pa
     publish(folder, MODEL, tiny_model)
     publish(folder, BOUNDED, tiny_model, bound_queue)
     publish(folder, FOREIGN, tiny_model, lambda config: config.parameters.clear())
-    write_configurations(folder, "lostgan_512", OnnxRunner(tiny_model).manifest)
+    write_configuration(ModelFolder(folder / "lostgan_512"), OnnxRunner(tiny_model).manifest)
     return folder
 
 

@@ -223,5 +223,5 @@ def _session(model: Path, outputs: Sequence[str]) -> Callable[[Tensors], object]
 def _runner(name: str, model: Path) -> Callable[[Tensors], object]:
     from lostgan_serve.runners import open_runner
 
-    runner = open_runner(name, model, print)
+    runner = open_runner(name, model)
     return lambda tensors: runner.run(tensors, OUTPUT_NAMES)

@@ -126,7 +126,7 @@ def bench_server(repository: Path, model: str, url: str, load: Load, rounds: int
     url = url.removeprefix("grpc://").rstrip("/")
     if "://" in url:
         raise LostganError(f"--url {url}: bench measures gRPC; give its address as HOST:PORT, such as localhost:8001")
-    local = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, repository / model, progress)
+    local = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, repository / model)
     remote = TritonRunner(url, model)
     try:
         if remote.manifest.serving_parameters() != local.manifest.serving_parameters():
