@@ -81,7 +81,7 @@ def overlay(result: Result) -> Image.Image:
         part += opacity * (np.array(color_of(slot), np.float32) - part)
     small = Image.fromarray((image + np.float32(0.5)).astype(np.uint8))
     side = small.width * _factor(small.width)
-    picture = small.resize((side, side), Image.Resampling.BICUBIC)
+    picture = small.resize((side, side), Image.Resampling.BILINEAR)
     _draw_boxes(picture, result.layout)
     return picture
 

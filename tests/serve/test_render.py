@@ -51,7 +51,7 @@ def test_an_overlay_tints_each_mask(result: Result) -> None:
     assert pixels.shape == (512, 512, 3)
     expected = 100 + 0.35 * (np.array(color_of(1)) - 100)
     np.testing.assert_allclose(pixels[400, 300], expected, atol=1)
-    np.testing.assert_allclose(pixels[300, 508], 100, atol=2)  # bicubic enlargement rings a little
+    np.testing.assert_allclose(pixels[300, 508], 100, atol=2)
 
 
 def test_no_box_crosses_a_name_and_long_names_are_shortened() -> None:
