@@ -8,6 +8,7 @@ configuration, and it drops the outputs that a client did not ask for.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class TritonPythonModel:
         """args: Triton's; `model_repository` is this model's folder."""
         import triton_python_backend_utils as pb_utils  # exists in the backend's process only
 
+        _close_shared_memory_to_others()
         self._pb = pb_utils
         model = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         self._runner = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, model, _ServerLog(pb_utils.Logger))
@@ -86,6 +88,15 @@ class _ServerLog(Progress):
 
     def note(self, line: str) -> None:
         self._logger.log_info(line)
+
+
+def _close_shared_memory_to_others() -> None:
+    """Let this user alone read the tensors that Triton passes to this process. It makes their shared memory readable by
+    everybody, whatever the umask."""
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the descriptor that lists the folder is closed by now
+            if link.is_file() and link.readlink().is_relative_to("/dev/shm"):
+                link.chmod(0o600)
 
 
 def _fault(tensors: dict[str, Array], labels: int) -> str | None:
