@@ -24,7 +24,7 @@ def image_of(key: int, name: str | None = None, size: tuple[int, int] = (100, 10
     return {"id": key, "file_name": name or f"{key:04d}.png", "width": size[0], "height": size[1], "license": 1}
 
 
-def box_of(key: int, image: int, category: int, box: Sequence[float], **more: Any) -> Json:
+def box_of(key: int, image: int, category: int, box: Sequence[float | str], **more: Any) -> Json:
     box = list(box)
     annotation = {"id": key, "image_id": image, "category_id": category, "bbox": box, "area": 1200.5, "iscrowd": 0}
     return annotation | {"segmentation": RLE} | more

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,9 +30,10 @@ from data_files import (
     write_coco,
 )
 from lostgan_serve.contract import PAD_BOX
-from lostgan_serve.errors import DataError, InputError
+from lostgan_serve.errors import DataError, InputError, TrainingError
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.data import Example, LayoutDataset, Source, Summary, open_data
+from lostgan_train.data import Example, LayoutDataset, Source, Summary, load, open_data
+from training import OPTIONS
 
 
 def test_a_folder_of_no_known_format_is_told_what_is_expected(tmp_path: Path) -> None:
@@ -258,3 +267,109 @@ def test_broken_files_are_told_of_once_by_all_workers_together(
 def test_nothing_but_broken_files_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of its 5 images can be decoded"):
         LayoutDataset(source_of(*broken_files(tmp_path / "images")), 8)[0]
+
+
+# Metadata
+
+
+def _png_with(name: bytes, content: bytes, crc: int | None = None) -> bytes:
+    """A PNG of one gray, with a chunk before its pixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (100, 100, 100)).save(buffer, "PNG")
+    png, pixels = buffer.getvalue(), 33
+    crc = zlib.crc32(name + content) if crc is None else crc
+    chunk = len(content).to_bytes(4, "big") + name + content + crc.to_bytes(4, "big")
+    return png[:pixels] + chunk + png[pixels:]
+
+
+PNG_METADATA = {
+    "wrong checksum": (b"tEXt", b"Comment\0hello", 5),
+    "endless text": (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**21)), None),
+    "endless profile": (b"iCCP", b"icc\0\0" + zlib.compress(bytes(2**21)), None),
+    "no EXIF": (b"eXIf", b"garbage", None),
+    "EXIF cut off": (b"eXIf", b"MM\0*\0\0\0\x08\0\xff\1\x12", None),
+    "density cut off": (b"pHYs", b"ab", None),
+    "no gamma": (b"gAMA", b"", None),
+    "animation cut off": (b"acTL", b"abc", None),
+}
+
+
+@pytest.mark.parametrize("chunk", PNG_METADATA.values(), ids=PNG_METADATA)
+def test_a_png_with_broken_metadata_keeps_its_pixels(
+    chunk: tuple[bytes, bytes, int | None], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "metadata.png"
+    path.write_bytes(_png_with(*chunk))
+    image = LayoutDataset(source_of(path, strict=True), 8)[0]["image"]
+    assert ((image + 1) * 127.5).round().unique().tolist() == [100]
+    assert not recwarn.list
+    path.write_bytes(path.read_bytes()[:-30])  # its pixels are damaged besides
+    with pytest.raises(DataError, match=r"metadata\.png: cannot be decoded"):
+        LayoutDataset(source_of(path, strict=True), 8)[0]
+
+
+def test_broken_exif_of_a_jpeg_and_large_images_raise_no_warnings(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow's name no file, and each would stand on several lines."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    Image.new("RGB", (8, 8), (100, 100, 100)).save(tmp_path / "phone.jpg", exif=exif.tobytes()[:-20])
+    image = LayoutDataset(source_of(tmp_path / "phone.jpg", strict=True), 8)[0]["image"]
+    assert ((image + 1) * 127.5).round().unique().tolist() == [100]
+    assert not recwarn.list
+
+
+# Processes that load
+
+
+def _batches(folder: Path, workers: int) -> list[dict[str, torch.Tensor]]:
+    dataset = LayoutDataset(open_data(pets(folder)), 64, flip=False)
+    return list(load(dataset, [[0, 1], [2, 3], [1, 2]], workers))
+
+
+@pytest.mark.parametrize(("free_bytes", "shared"), [(2**20, True), (100_000, False)])
+def test_batches_go_through_pipes_where_shared_memory_is_small(
+    free_bytes: int, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches of 100 kB each are in flight for each process, and two more."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+    expected = _batches(tmp_path / "pets", 0)
+    found = _batches(tmp_path / "pets", 2)
+    assert [batch["image"].is_shared() for batch in found] == [shared] * 3
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_training_needs_no_shared_memory(scenes: Path, tmp_path: Path) -> None:
+    """As in a container: half a megabyte of it, where six batches of 790 kB would be in flight."""
+    mount = "mount -t tmpfs -o size=512k tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    train = ["lostgan-serve", "train", *OPTIONS, "--batch", 16, "--workers", 2, "--dry-run", "--data", scenes]
+    words = shlex.join(map(str, [*train, "--out", tmp_path / "run"]))
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mount} && exec {Path(sys.executable).parent}/{words}"],
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class _Lost(LayoutDataset):
+    """Ends the process that loads its second item, as a lack of memory does."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_lost_process_is_one_line(tmp_path: Path) -> None:
+    dataset = _Lost(open_data(pets(tmp_path / "pets")), 64)
+    with pytest.raises(
+        TrainingError, match=r"pets: a process that loads images was lost .*exited unexpectedly.*Lower --workers"
+    ):
+        list(load(dataset, [[0], [1], [2]], 1))

@@ -8,7 +8,8 @@ from lostgan_serve.errors import DataError, InputError
 from lostgan_serve.files import reading
 from lostgan_train.data.coco import ANNOTATIONS_FILE, open_coco
 from lostgan_train.data.coco_stuff import is_coco_stuff, open_coco_stuff
-from lostgan_train.data.dataset import Batch, LayoutDataset, Sampling, batches_of, epoch_generator, load
+from lostgan_train.data.dataset import LayoutDataset
+from lostgan_train.data.loading import Batch, Batches, Sampling, batches_of, epoch_generator, load
 from lostgan_train.data.records import Example, Source
 from lostgan_train.data.splits import SPLITS, check_split
 from lostgan_train.data.summary import Summary
@@ -16,6 +17,7 @@ from lostgan_train.data.visual_genome import is_visual_genome, open_visual_genom
 
 __all__ = [
     "Batch",
+    "Batches",
     "Example",
     "LayoutDataset",
     "Sampling",

@@ -6,6 +6,7 @@ Section 3.1 follows Johnson et al., "Image generation from scene graphs", 2018, 
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +14,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from lostgan_serve.errors import DataError
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME, Vocabulary
 from lostgan_train.data.fields import Id, Problem, as_id, is_printable, member, number, unit_box
 from lostgan_train.data.images import Images
 from lostgan_train.data.json_file import without
+from lostgan_train.data.pixels import orientation
 from lostgan_train.data.records import Candidate, Source, leave_out, out_of_bounds, own_name, select
 from lostgan_train.data.relationships import FEWEST_RELATIONSHIPS, MOST_RELATIONSHIPS, Relationships
 from lostgan_train.data.summary import Summary
@@ -160,7 +162,8 @@ def _take_sizes_from_files(candidates: Iterable[Candidate], summary: Summary) ->
     86,000 images of the training split.
     """
     candidates = list(candidates)
-    with ThreadPoolExecutor(_READERS) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as pool:
+        warnings.simplefilter("ignore")  # they name no file: a damaged EXIF tag, a very large image
         sizes = list(pool.map(_size_in_file, candidates))
     differing = 0
     for candidate, size in zip(candidates, sizes, strict=True):
@@ -177,7 +180,7 @@ def _size_in_file(candidate: Candidate) -> tuple[float, float]:
     stated = candidate.width, candidate.height
     try:
         with Image.open(candidate.image) as file:
-            turned = stated == file.size[::-1] and file.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            turned = stated == file.size[::-1] and orientation(file) > 4
             return stated if turned else file.size
     except Exception:  # as in `load_pixels`, decoders of broken files raise whatever comes
         return stated
