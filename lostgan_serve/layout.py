@@ -12,13 +12,14 @@ import json
 import math
 import os
 import reprlib
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lostgan_serve.errors import LayoutError
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
@@ -101,8 +102,11 @@ def load_layouts(path: str | os.PathLike[str]) -> list[Layout]:
         raise LayoutError(f"{path}: no such file; give the path of a layout.json") from None
     except IsADirectoryError:
         raise LayoutError(f"{path}: is a folder; name the layout files in it, such as {path}/*.json") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LayoutError(f"{path}: cannot be read as text ({error}); a layout is a JSON file in UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # a ValueError: NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise LayoutError(f"{path}: cannot be read ({reason}); give the path of a layout.json") from None
     return parse_layouts(text, path.stem, str(path))
 
 
@@ -139,13 +143,26 @@ def _decode(text: str, source: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
-        raise LayoutError(f"{source}: not JSON ({error.msg} at {where}); mend the file there") from None
+        several = error.msg == "Extra data" and text[error.pos :].lstrip()[:1] == "{"
+        fix = "several layouts stand one a line, as `jq -c .` prints them" if several else "mend the file there"
+        raise LayoutError(f"{source}: not JSON ({error.msg} at {where}); {fix}") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
         raise LayoutError(f"{source}: not a layout ({error}); {_FIXES['layout']}") from None
 
 
+def _writable_text(text: str) -> str:
+    """Refuse characters that no file, terminal or hash of a style code can hold. Raises ValueError."""
+    for position, character in enumerate(text):
+        if unicodedata.category(character) in ("Cc", "Cs"):
+            raise ValueError(f"character {position} is {character!a}, which is no text")
+    return text
+
+
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)]
+
+
+Text = Annotated[str, Field(min_length=1, max_length=200, strict=True), AfterValidator(_writable_text)]
 
 
 class _Strict(BaseModel):
@@ -153,9 +170,9 @@ class _Strict(BaseModel):
 
 
 class _DrawnObject(_Strict):
-    label: Annotated[str, Field(min_length=1, strict=True)]
+    label: Text
     box: tuple[Finite, Finite, Finite, Finite]
-    id: Annotated[str, Field(min_length=1, max_length=200, strict=True)] | None = None
+    id: Text | None = None
     seed: Seed | None = None
 
 
@@ -234,7 +251,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "model_type":
         return f"{path}: input should be an object, not {_shorten(first['input'])}; {fix}"
     given = "" if isinstance(first["input"], Mapping | list) else f", not {_shorten(first['input'])}"
-    return f"{path}: {str(first['msg'])[0].lower()}{str(first['msg'])[1:]}{given}; {fix}"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{path}: {message[0].lower()}{message[1:]}{given}; {fix}"
 
 
 _FIXES = {

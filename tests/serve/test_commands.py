@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from lostgan_serve import Layout, generate
 from lostgan_serve.layout import MAX_SEED
 from lostgan_serve.runners.onnxrt import OnnxRunner
 
+LOSTGAN_SERVE = str(Path(sys.executable).parent / "lostgan-serve")
 SKY = {"label": "sky", "box": [0, 0, 1, 0.5]}
 
 
@@ -131,7 +134,7 @@ def test_seeds_and_samples_are_bounded(cli: Cli, tiny_model: Path, tmp_path: Pat
 
 def test_standard_input_closed_or_named_twice(cli: Cli, tiny_model: Path) -> None:
     fails_in_one_line(cli("generate", "-", "-", "--model", tiny_model, stdin="{}"), ["-", "read only once"])
-    command = f"{Path(sys.executable).parent}/lostgan-serve generate - --model {tiny_model} <&-"
+    command = f"{LOSTGAN_SERVE} generate - --model {tiny_model} <&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     fails_in_one_line(done, ["standard input is closed"])
 
@@ -178,6 +181,84 @@ def test_models_that_are_none_are_named(cli: Cli, tiny_model: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_standard_output_on_a_full_disk_is_one_line(cli: Cli) -> None:
+    command = [LOSTGAN_SERVE, "labels"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device\n")
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = f"{LOSTGAN_SERVE} labels --vocabulary coco-stuff | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("person\n", "")
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_names_that_are_not_utf8_are_written_and_named(locale: str, tiny_model: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.json"
+    Path(os.fsdecode(name)).write_bytes(EXAMPLES[0].read_bytes())
+    command = [LOSTGAN_SERVE.encode(), b"generate", name, b"--model"]
+    done = subprocess.run(
+        [*command, os.fsencode(tiny_model), b"--out", os.fsencode(tmp_path / "out")],
+        capture_output=True,
+        timeout=60,
+        env=os.environ | {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+    assert sorted(os.fsencode(path.name) for path in (tmp_path / "out").iterdir()) == [
+        b"caf\xe9.objects.png",
+        b"caf\xe9.overlay.png",
+        b"caf\xe9.png",
+    ]
+
+
+def test_text_outside_the_locale_is_escaped(tmp_path: Path) -> None:
+    layout = tmp_path / "bad.json"
+    layout.write_text('{"objects": [{"label": "Himmel \\u00fc\\u2603", "box": [0, 0, 1, 1], "idd": "\\u2603"}]}')
+    command = [LOSTGAN_SERVE, "generate", str(layout)]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    fails_in_one_line(done, ["objects[0].idd", "unknown field"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes the right to read everything away from root")
+@pytest.mark.parametrize("place", ["layout", "model", "out"])
+def test_paths_that_may_not_be_read_are_one_line(place: str, tiny_repository: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    shutil.copytree(tiny_repository, private / "repository")
+    shutil.copy(EXAMPLES[0], private / "layout.json")
+    paths = {"layout": EXAMPLES[0], "model": tiny_repository / "lostgan_128", "out": tmp_path / "out"}
+    inside = {"layout": "layout.json", "model": "repository/lostgan_128", "out": "out"}
+    paths[place] = private / inside[place]
+    os.chown(private, 65534, 65534)
+    private.chmod(0o700)
+    command = [LOSTGAN_SERVE, "generate", str(paths["layout"])]
+    without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    done = subprocess.run(
+        [*without, *command, "--model", str(paths["model"]), "--out", str(paths["out"])],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    fails_in_one_line(done, [private, "Permission denied"])
+
+
+def test_arguments_that_are_files_complete_to_files() -> None:
+    """Click asks the shell for files by answering "file"."""
+    for words, place in (("client ", 2), ("generate ", 2), ("generate --model ", 3), ("generate a.json --out ", 4)):
+        environment = {"COMP_WORDS": f"lostgan-serve {words}", "COMP_CWORD": str(place)}
+        done = subprocess.run(
+            [LOSTGAN_SERVE],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=os.environ | environment | {"_LOSTGAN_SERVE_COMPLETE": "bash_complete"},
+        )
+        assert done.stdout.partition(",")[0] in ("file", "dir"), words
+
+
 def test_output_that_cannot_be_written_is_named(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     """Before the model is even looked for."""
     (tmp_path / "file").write_text("x")
@@ -193,7 +274,7 @@ def test_a_full_disk_leaves_no_half_file(limit: int, tiny_model: Path, tiny_chec
         2_000_000: ["export", "--res", "128", "--checkpoint", tiny_checkpoint, "--repository", tmp_path / "out"],
     }[limit]
     done = subprocess.run(
-        [Path(sys.executable).parent / "lostgan-serve", *map(str, work)],
+        [LOSTGAN_SERVE, *map(str, work)],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from lostgan_export.bench.formulations import layouts_for
@@ -72,13 +73,13 @@ def _bench(
         progress.note(f"{pictures}: round {number + 1} of {rounds}")
         inference.append(_inference_pace(runner, _KINDS[pictures], len(layouts)))
         with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
-            sample_set = SampleSet(Path(folder), tuple(pictures.split(",")))
-            written.append(_pace(len(layouts), lambda to=sample_set: deque(to.fill(layouts, layouts, runner), 0)))
+            files = SampleSet(Path(folder), tuple(pictures.split(","))).fill(layouts, layouts, runner)
+            written.append(_pace(len(layouts), partial(deque, files, maxlen=0)))
         with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
             command.append(_command_pace(model, pictures, layouts, Path(folder)))
     share = statistics.median(with_files / alone for with_files, alone in zip(written, inference, strict=True))
-    medians = (statistics.median(paces) for paces in (inference, written))
-    return Written(pictures, len(layouts), *medians, share, statistics.median(command))
+    alone, with_files, whole = (statistics.median(paces) for paces in (inference, written, command))
+    return Written(pictures, len(layouts), alone, with_files, share, whole)
 
 
 def _pace(count: int, work: Callable[[], object]) -> float:
