@@ -1,0 +1,127 @@
+"""The address of a Triton server."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from typing import Literal
+
+from lostgan_serve.errors import ServerError
+
+Protocol = Literal["grpc", "http"]
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    protocol: Protocol
+    tls: bool
+    port: int
+
+
+_SCHEMES = {
+    "grpc": _Scheme("grpc", False, 8001),
+    "grpcs": _Scheme("grpc", True, 8001),
+    "http": _Scheme("http", False, 8000),
+    "https": _Scheme("http", True, 443),
+}
+_HOST = re.compile(r"[^\s/?#@\\:%\[\]]+")
+_EXAMPLE = "give HOST:PORT, such as localhost:8001 or http://localhost:8000"
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """Where a Triton server answers, and how.
+
+    tls: whether the connection is encrypted. host: a name or an IP address, without brackets. port: 1 to 65535.
+    """
+
+    protocol: Protocol
+    tls: bool
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, url: str, protocol: Protocol = "grpc") -> ServerAddress:
+        """Read `host`, `host:port` or `[::1]:port`, with a scheme or without, and with or without a slash at the end.
+
+        The schemes are grpc and grpcs (port 8001 by default: Triton speaks TLS there itself), http (8000) and https
+        (443: Triton leaves that to a proxy in front of it). protocol: of an address without a scheme; it is not
+        encrypted. Raises ServerError for anything else.
+        """
+        name, separator, rest = url.partition("://")
+        scheme = _SCHEMES.get(name.lower() if separator else protocol)
+        shown = repr(url)[1:-1]
+        if scheme is None:
+            raise ServerError(f"{shown}: there is no protocol {name!r}; choose from {', '.join(_SCHEMES)}")
+        authority, _, path = (rest if separator else url).partition("/")
+        if path or "?" in authority or "#" in authority:
+            raise ServerError(f"{shown}: nothing may follow the port; {_EXAMPLE}")
+        if "@" in authority:
+            raise ServerError(f"{scheme.protocol} address with a user's name: servers know no users; {_EXAMPLE}")
+        host, port = _split(authority, scheme.port)
+        if not host:
+            raise ServerError(f"{shown}: it names no host; {_EXAMPLE}")
+        if not _is_host(host):
+            raise ServerError(f"{shown}: {host!r} is no host; {_EXAMPLE}")
+        if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
+            raise ServerError(f"{shown}: port {port!r} is not one of 1 to 65535; {_EXAMPLE}")
+        return cls(scheme.protocol, scheme.tls, _full(host), int(port))
+
+    @property
+    def netloc(self) -> str:
+        """host:port, with brackets around an IPv6 address."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def default_port(self) -> int:
+        """The port at which such servers answer unless they are told otherwise."""
+        return _SCHEMES[self._scheme(self.tls)].port
+
+    def with_tls(self, tls: bool) -> str:
+        """The address, with TLS or without, as `parse` reads it."""
+        return f"{self._scheme(tls)}://{self.netloc}"
+
+    def _scheme(self, tls: bool) -> str:
+        return f"{self.protocol}s" if tls else self.protocol
+
+    def __str__(self) -> str:
+        return self.with_tls(self.tls)
+
+
+def _split(authority: str, default_port: int) -> tuple[str, str]:
+    """Host, without brackets, and port of `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address."""
+    if bracketed := re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", authority):
+        host, port = bracketed[1], bracketed[2]
+        return host if _is_ipv6(host) else authority, str(default_port) if port is None else port
+    if _is_ipv6(authority):
+        return authority, str(default_port)
+    host, separator, port = authority.rpartition(":")
+    return (host, port) if separator else (authority, str(default_port))
+
+
+def _is_host(host: str) -> bool:
+    if _is_ipv6(host):
+        return True
+    if host.isdecimal():  # a port alone, which the system would take for an address
+        return False
+    try:
+        return bool(_HOST.fullmatch(host) and host.encode("idna"))
+    except UnicodeError:  # a part that is empty or too long
+        return False
+
+
+def _full(host: str) -> str:
+    """An IPv4 address with its four numbers: gRPC knows no short forms such as 127.1. Anything else as it is."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, UnicodeError):
+        return host
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(host))
+    except ValueError:
+        return False
