@@ -12,38 +12,51 @@ from pathlib import Path
 
 MODEL = "lostgan_128"
 
+_SERVE = """\
+import sys
+from pathlib import Path
+from lostgan_serve.progress import ConsoleProgress
+from lostgan_serve.triton.server import serve
+print("starting")
+ready = lambda endpoints: print("ready", endpoints.http, endpoints.grpc, endpoints.metrics)
+sys.exit(serve(Path(sys.argv[1]), 0, 0, 0, on_ready=ready, progress=ConsoleProgress()))
+"""
+
 
 def starting(repository: Path) -> subprocess.Popen[str]:
     """A process that is about to run `serve` on free ports; it has printed one line."""
-    code = f"import sys; from pathlib import Path; from lostgan_serve.triton.server import serve; \
-             print('starting'); sys.exit(serve(Path({str(repository)!r}), 0, 0, 0))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", _SERVE, repository],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     assert process.stdout
     assert process.stdout.readline() == "starting\n"
     return process
 
 
-def serving(repository: Path) -> subprocess.Popen[str]:
-    """A process that runs `serve` on free ports; it has printed its endpoints."""
+def serving(repository: Path) -> tuple[subprocess.Popen[str], list[str]]:
+    """A process that runs `serve` on free ports, and where it answers over HTTP, over gRPC and with metrics."""
     process = starting(repository)
     assert process.stdout
-    assert any(line.startswith("Ctrl-C") for line in process.stdout)
-    return process
+    word, *endpoints = process.stdout.readline().split()
+    assert word == "ready"
+    return process, endpoints
 
 
 def children(pid: int) -> list[int]:
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    found: set[int] = set()
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (thread / "children").read_text().split()]
-    return sorted(set(found))
+        found |= set(map(int, (thread / "children").read_text().split()))
+    return sorted(found)
 
 
-def family(process: subprocess.Popen[str]) -> tuple[int, list[int]]:
+def family(pid: int) -> tuple[int, list[int]]:
     """The pids of a serving process's tritonserver and of its stubs."""
-    (tritonserver,) = children(process.pid)
+    (tritonserver,) = children(pid)
     stubs = children(tritonserver)
     assert stubs
     return tritonserver, stubs
@@ -56,19 +69,20 @@ def alive(pid: int) -> bool:
         return False
 
 
-def shared_memory(process: subprocess.Popen[str]) -> list[Path]:
-    return list(Path("/dev/shm").glob(f"lostgan-serve-{process.pid}-*"))
+def shared_memory(pid: int) -> list[Path]:
+    """The folder and the segments of a serving process."""
+    return list(Path("/dev/shm").glob(f"lostgan-serve-{pid}-*"))
 
 
 @contextmanager
 def leaves_nothing(process: subprocess.Popen[str]) -> Iterator[int]:
     """Yields the pid of tritonserver; whatever the block does to it, nothing may be left of it 20 s later."""
-    tritonserver, stubs = family(process)
-    assert shared_memory(process)
+    tritonserver, stubs = family(process.pid)
+    assert shared_memory(process.pid)
     try:
         yield tritonserver
         end = time.monotonic() + 20
-        while any(alive(pid) for pid in (process.pid, tritonserver, *stubs)) or shared_memory(process):
+        while any(map(alive, (process.pid, tritonserver, *stubs))) or shared_memory(process.pid):
             assert time.monotonic() < end
             time.sleep(0.1)
     finally:

@@ -74,18 +74,16 @@ def find_addresses(host: str, http_port: int, grpc_port: int, metrics_port: int)
 
 def _resolve(host: str) -> str:
     try:
-        if not host:
-            raise OSError("it is empty")
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
         reason = getattr(error, "strerror", None) or error
         raise ServerError(
             f"--host {host!r}: no such address or name ({reason}); give an address of this machine, such as {LOOPBACK}"
         ) from error
-    ips = [str(address[0]) for family, *_, address in sorted(found, key=lambda entry: entry[0] != socket.AF_INET)]
-    if "%" in ips[0]:
+    address = min(found, key=lambda entry: entry[0] != socket.AF_INET)[-1]
+    if any(address[3:]):  # of IPv6: the number of the zone
         raise ServerError(f"--host {host!r}: tritonserver takes no address with a zone; give another of this machine")
-    return ips[0]
+    return str(address[0])
 
 
 def _listen(ip: str, port: int, option: str) -> socket.socket:

@@ -18,15 +18,13 @@ from lostgan_serve.triton.addresses import Addresses
 from lostgan_serve.triton.installation import Installation
 from lostgan_serve.triton.server_folder import ServerFolder
 from lostgan_serve.triton.server_log import ServerLog
-from lostgan_serve.triton.watch import STALL_S, FaultWatch, StallWatch
+from lostgan_serve.triton.watch import FaultWatch, StallWatch
 
 ADMIN_APIS = "model-repository,shared-memory,trace,logging"
 ADMIN_HEADER = "lostgan-serve-admin-key"
 """Header with the admin key: under this name in HTTP, after `triton-grpc-protocol-` in gRPC."""
 
-STOP_S = 40.0
-"""A server that is told to stop is given so long; it gives requests in flight 30 s itself."""
-
+_STOP_S = 40.0  # tritonserver itself gives requests in flight 30 s
 _POLL_S = 0.1
 _HEALTH_S = 5.0
 
@@ -125,10 +123,11 @@ class TritonProcess:
                 return False
             if self._process.poll() is not None:
                 raise ServerError(f"tritonserver did not start: {self._log.reason()}")
-            if fault := self._watch.fault():
-                raise ServerError(f"tritonserver did not start: {fault} {self._position()}")
-            if stall.stalled():
-                raise ServerError(f"tritonserver did not start: it did nothing for {STALL_S:.0f} s {self._position()}")
+            if fault := self._watch.fault() or stall.fault():
+                raise ServerError(
+                    f"tritonserver did not start: {fault} {self._log.loading()}; "
+                    f"the last line of its log: {self._log.last_line()}"
+                )
             time.sleep(_POLL_S)
         self._log.release()
         return True
@@ -152,9 +151,6 @@ class TritonProcess:
         self._progress.note(f"tritonserver ended with exit code {code}: {self._log.reason()}")
         return code
 
-    def _position(self) -> str:
-        return f"{self._log.loading()}; the last line of its log: {self._log.last_line()}"
-
     def _is_ready(self) -> bool:
         # the server begins to listen when all of its models are loaded and warm
         addresses = self._launch.addresses
@@ -171,11 +167,11 @@ class TritonProcess:
         """Let the server finish what it has begun. One that does not work is ended at once: it would wait in vain."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        end = time.monotonic() + STOP_S
+        end = time.monotonic() + _STOP_S
         while self._process.poll() is None and time.monotonic() < end and not self._watch.fault():
             time.sleep(_POLL_S)
         if self._process.poll() is None and time.monotonic() >= end:
-            self._progress.note(f"tritonserver did not stop within {STOP_S:.0f} s and was killed")
+            self._progress.note(f"tritonserver did not stop within {_STOP_S:.0f} s and was killed")
         with suppress(ProcessLookupError):  # a stub outlives a server that was killed
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

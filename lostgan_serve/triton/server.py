@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lostgan_serve.errors import ModelError, ServerError
 from lostgan_serve.files import writing
-from lostgan_serve.model_folder import MODEL_NAME, exported_models
+from lostgan_serve.model_folder import check_model_name, exported_models
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.triton.addresses import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT, find_addresses
 from lostgan_serve.triton.installation import find_tritonserver
@@ -122,11 +122,13 @@ def _checked_models(repository: Path) -> tuple[str, ...]:
     """The names of the exported models. Raises ModelError where Triton would not serve one as it was exported."""
     models = exported_models(repository)
     for model in models:
-        if not MODEL_NAME.fullmatch(model.name):
+        try:
+            check_model_name(model.name)
+        except ModelError as error:
             raise ModelError(
-                f"{model.path}: tritonserver takes no model of this name; rename the folder, with letters, digits, "
-                "_, - and . only, or move it out of the repository"
-            )
+                f"{model.path}: a model cannot be served under this name; export it again with another --name, or move "
+                "it out of the repository"
+            ) from error
         model.check()
     return tuple(model.name for model in models)
 

@@ -13,11 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-STALL_S = 60.0
-"""A start during which the server prints nothing and computes nothing for so long has failed."""
-
+_STALL_S = 60.0
 _FAULT_S = 3.0  # tritonserver itself lets a child be dead for a moment when it unloads a model
-_BUSY_CPU_S = 1.0  # waiting processes poll, which takes less than that in STALL_S
+_BUSY_CPU_S = 1.0  # waiting processes poll, which takes less than that in _STALL_S
 _STATES = {"Z": "has died", "T": "has been stopped by a signal"}
 
 
@@ -67,12 +65,13 @@ class StallWatch:
         self._mark = (0, 0.0)
         self._since = time.monotonic()
 
-    def stalled(self) -> bool:
-        """Whether the server has neither printed nor computed anything for STALL_S."""
+    def fault(self) -> str | None:
+        """That the server has neither printed nor computed anything for a minute, or None."""
         lines, cpu_s = self._lines(), sum(process.cpu_s for process in _family(self._pid))
         if lines != self._mark[0] or abs(cpu_s - self._mark[1]) >= _BUSY_CPU_S:
             self._mark, self._since = (lines, cpu_s), time.monotonic()
-        return time.monotonic() - self._since >= STALL_S
+        stalled = time.monotonic() - self._since >= _STALL_S
+        return f"it did nothing for {_STALL_S:.0f} s" if stalled else None
 
 
 def _family(pid: int) -> list[_Process]:

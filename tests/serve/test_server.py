@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,12 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import MODEL, leaves_nothing, serving, shared_memory, starting
 from tritonclient import grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from lostgan_serve.errors import ServerError
-from lostgan_serve.triton.server import ADMIN_HEADER, Endpoints, running_server
+from conftest import Cli, fails_in_one_line
+from lostgan_serve.errors import MissingExtraError, ServerError
+from lostgan_serve.triton.process import ADMIN_HEADER
+from lostgan_serve.triton.server import Endpoints, running_server
+from servers import MODEL, alive, family, leaves_nothing, serving, shared_memory, starting
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_admin_apis_are_locked(server: Endpoints) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_by_signal(tiny_repository: Path, number: signal.Signals) -> None:
-    process = serving(tiny_repository)
+    process, _ = serving(tiny_repository)
     with leaves_nothing(process):
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
@@ -76,11 +79,11 @@ def test_stop_by_signal_during_the_start(tiny_repository: Path, delay_s: float) 
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
     assert errors == ""
-    assert not shared_memory(process)
+    assert not shared_memory(process.pid)
 
 
 def test_server_is_killed(tiny_repository: Path) -> None:
-    process = serving(tiny_repository)
+    process, _ = serving(tiny_repository)
     with leaves_nothing(process) as tritonserver:
         os.kill(tritonserver, signal.SIGKILL)
         _, errors = process.communicate(timeout=30)
@@ -89,38 +92,36 @@ def test_server_is_killed(tiny_repository: Path) -> None:
 
 
 def test_parent_is_killed(tiny_repository: Path) -> None:
-    process = serving(tiny_repository)
-    with leaves_nothing(process):
-        process.kill()
+    process, _ = serving(tiny_repository)
+    tritonserver, stubs = family(process.pid)
+    process.kill()
+    end = time.monotonic() + 20
+    while any(map(alive, (tritonserver, *stubs))):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_the_command_prints_where_it_answers(tiny_repository: Path) -> None:
+    command = [str(Path(sys.executable).parent / "lostgan-serve"), "serve", "--repository", str(tiny_repository)]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        lines = [process.stdout.readline() for _ in range(5)]
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    assert re.fullmatch(
+        r"HTTP +http://127.0.0.1:\d+\ngRPC +127.0.0.1:\d+\nmetrics +http://127.0.0.1:\d+/metrics\n"
+        rf"models +{MODEL}\nCtrl-C .+\n",
+        "".join(lines),
+    )
+    assert errors == f"{MODEL} is loaded\n"
+    assert process.returncode == 0
 
 
 @pytest.mark.usefixtures("server")
 def test_versions_stay_as_they_were_exported(tiny_repository: Path) -> None:
     version = tiny_repository / MODEL / "1"
     assert sorted(path.name for path in version.iterdir()) == ["manifest.json", "model.onnx", "model.py"]
-
-
-@pytest.mark.parametrize("option", ["http_port", "grpc_port", "metrics_port"])
-def test_port_is_taken(tiny_repository: Path, option: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        message = rf"port {port} .*--{option.replace('_', '-')}"
-        with pytest.raises(ServerError, match=message), running_server(tiny_repository, **{option: port}):
-            pass
-        assert taken.fileno() >= 0
-
-
-def test_broken_model(tmp_path: Path, tiny_repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(tiny_repository, tmp_path, dirs_exist_ok=True)
-    model = tmp_path / MODEL / "1" / "model.onnx"
-    model.write_bytes(model.read_bytes()[:10000])
-    before = list(Path("/dev/shm").iterdir())
-    with pytest.raises(ServerError) as caught, running_server(tmp_path):
-        pass
-    assert re.search(rf"failed to load '{MODEL}'.*{re.escape(str(model))}.*export it again", str(caught.value))
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr().err == ""  # the error says it all
-    assert not [path for path in Path("/dev/shm").glob("lostgan-serve-*") if path not in before]
 
 
 def test_tritonserver_on_path_comes_first(
@@ -154,5 +155,63 @@ def test_python_that_does_not_suit_the_server(tiny_repository: Path, monkeypatch
             starts()
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda _: None)
-        with pytest.raises(Exception, match=r"pip install 'lostgan-serve\[server\]'.*nvcr.io"):
+        with pytest.raises(MissingExtraError, match=r"pip install 'lostgan-serve\[server\]'.*nvcr.io"):
             starts()
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("localhost", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("::", "[::1]")]
+)
+def test_all_endpoints_answer_where_they_are_said_to(tiny_repository: Path, host: str, shown: str) -> None:
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with running_server(tiny_repository, host=host) as endpoints:
+        for endpoint in (endpoints.http, endpoints.grpc, endpoints.metrics):
+            assert endpoint.rpartition(":")[0] == shown
+        assert urllib.request.urlopen(f"http://{endpoints.http}/v2/health/ready", timeout=10).status == 200
+        assert b"nv_inference" in urllib.request.urlopen(f"http://{endpoints.metrics}/metrics", timeout=10).read()
+        assert triton_grpc.InferenceServerClient(endpoints.grpc).is_server_ready(client_timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("no-such-name.invalid", "no such address or name"),
+        ("a..b", "no such address or name"),
+        ("", "no such address or name"),
+        ("192.0.2.1", "this machine has no such address"),
+        ("2001:db8::1", "this machine has no such address"),
+        ("255.255.255.255", "cannot connect to it"),
+        ("fe80::1%lo", "no address with a zone"),
+    ],
+)
+def test_address_that_cannot_be_listened_at(cli: Cli, tiny_repository: Path, host: str, words: str) -> None:
+    fails_in_one_line(
+        cli("serve", "--repository", tiny_repository, "--http-port", 0, "--host", host), ["--host", words]
+    )
+
+
+@pytest.mark.parametrize("option", ["http_port", "grpc_port", "metrics_port"])
+def test_port_is_taken(tiny_repository: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        message = rf"port {port} .*--{option.replace('_', '-')}"
+        with pytest.raises(ServerError, match=message), running_server(tiny_repository, **{option: port}):
+            pass
+        assert taken.fileno() >= 0
+
+
+def test_port_that_is_given_twice(cli: Cli, tiny_repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    done = cli("serve", "--repository", tiny_repository, "--http-port", port, "--metrics-port", 0, "--grpc-port", port)
+    fails_in_one_line(done, [f"port {port} is asked for twice, with --http-port and --grpc-port"])
+
+
+def test_port_that_does_not_exist(cli: Cli) -> None:
+    done = cli("serve", "--grpc-port", 99999)
+    assert done.returncode == 2
+    assert "'--grpc-port': 99999 is not in the range" in done.stderr
