@@ -4,7 +4,7 @@
 #   docker run --gpus all -p 8000-8002:8000-8002 -v lostgan-plans:/opt/lostgan/plans lostgan-serve:0.1.0
 #
 # TRITON_TAG  a release with the onnxruntime backend and a Python of constraints.txt
-# RES         the resolution to export: its checkpoint is checkpoints/scenes-RES.safetensors
+# RES         the resolution of the bundled model to export
 # DEVICE      gpu, or cpu for a container that never looks for a GPU (the base image is the same: NVIDIA has one only)
 ARG TRITON_TAG=26.07-py3
 
@@ -16,8 +16,8 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY lostgan_serve lostgan_serve
 COPY train train
 COPY export export
-RUN python3 -m pip install --no-cache-dir --target /build/packages -c constraints.txt '.[export]'
 COPY checkpoints checkpoints
+RUN python3 -m pip install --no-cache-dir --target /build/packages -c constraints.txt '.[export]'
 ARG RES=128
 RUN python3 /build/packages/bin/lostgan-serve export --res ${RES} --repository /build/models
 

@@ -30,9 +30,7 @@ PLAN_FILE = "model.plan"
 ENGINE_FILE = "engine.json"
 TIMING_CACHE = "timing.cache"
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-"""Names that every file system, Triton and the addresses of its HTTP take as they are."""
-
+_MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # file systems, URLs and Triton take these as they are
 _VERSION_NAME = re.compile(r"0|[1-9][0-9]{0,17}")
 _TRITON_NUMBER = re.compile(r"\s*([+-]?[0-9]+)")  # std::stoll: what follows the digits counts for nothing
 
@@ -40,6 +38,21 @@ _MODEL_PY = '''\
 """What Triton's Python backend loads; all of it is in lostgan_serve.triton.embedded."""
 from lostgan_serve.triton.embedded import TritonPythonModel  # noqa: F401
 '''
+
+
+def model_name(resolution: int) -> str:
+    """The name of a model of `resolution` px that was given no other."""
+    return f"lostgan_{resolution}"
+
+
+def check_model_name(name: str) -> str:
+    """Return a name under which a model can be served. Raises ModelError for any other."""
+    if not _MODEL_NAME.fullmatch(name):
+        raise ModelError(
+            f"--name {name!r}: no name for a model; give up to 100 letters, digits, _, - and ., the first a letter, a "
+            "digit or _"
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,11 @@ class ModelVersion:
     def plan(self) -> Path:
         """The TensorRT engine."""
         return self.onnx.with_name(PLAN_FILE)
+
+    @property
+    def engine_note(self) -> Path:
+        """The file that says what may load the engine."""
+        return self.onnx.with_name(ENGINE_FILE)
 
     def has_engine(self) -> bool:
         """Whether export built a TensorRT engine of it. Raises InputError."""

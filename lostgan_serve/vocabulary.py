@@ -21,6 +21,9 @@ _BUILT_IN = {
 }
 BUILT_IN_NAMES = tuple(_BUILT_IN)
 
+BUNDLED_VOCABULARY = "scenes"
+"""The vocabulary of the bundled models."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:

@@ -60,6 +60,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the smallest generator there is: untrained, v1-64 with ch 2, the scenes vocabulary."""
+    from lostgan_train.networks.checkpoint import random_checkpoint, save_checkpoint
+
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_checkpoint(path, random_checkpoint("v1-64", Vocabulary.built_in("scenes"), seed=0, ch=2))
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """A model repository with that generator, exported by the command: lostgan_128, 12 slots, batches up to 8."""
     repository = tmp_path_factory.mktemp("repository")

@@ -7,21 +7,18 @@ TensorRT-RTX needs no GPU to build.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lostgan_serve.contract import input_specs
-from lostgan_serve.errors import ModelError
+from lostgan_serve.errors import DeviceError, ModelError
 from lostgan_serve.files import write_file
 from lostgan_serve.manifest import Manifest
-from lostgan_serve.model_folder import ENGINE_FILE, PLAN_FILE, sha256
+from lostgan_serve.model_folder import ModelVersion, sha256
+from lostgan_serve.progress import SILENT, Advance, Progress
 from lostgan_serve.runners.tensorrt import Engine, Profile, Target, bindings, current_device, error_log
-
-Progress = Callable[[float, str], None]
-"""Told how far a build is, from 0 to 1, and what TensorRT is at; called from another thread."""
 
 WORKSPACE_BYTES = 2 << 30
 """The most GPU memory that a layer may use for itself."""
@@ -31,18 +28,22 @@ RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 
 
 def build_engine(
-    model: Path, manifest: Manifest, target: Target, timing_cache: Path | None = None, progress: Progress | None = None
+    version: ModelVersion,
+    manifest: Manifest,
+    target: Target,
+    timing_cache: Path | None = None,
+    progress: Progress = SILENT,
 ) -> Engine:
     """Build the engine of an exported ONNX file, and write it and its note beside that file.
 
-    manifest: the file's. timing_cache: a file in which TensorRT keeps what it measured, for builds to come;
+    manifest: the version's. timing_cache: a file in which TensorRT keeps what it measured, for builds to come;
     TensorRT-RTX measures nothing. The note is written first: a plan never stands without it. Raises ModelError where
-    TensorRT cannot take the file, OutputError where nothing can be written, and MissingExtraError without the target's
-    package.
+    TensorRT cannot take the file, DeviceError where it needs a GPU and there is none, OutputError where nothing can be
+    written, and MissingExtraError without the target's package.
     """
-    trt, device = bindings(target), current_device(target)
+    trt, device, model = bindings(target), current_device(target), version.onnx
     if target == "tensorrt" and device is None:
-        raise ModelError(
+        raise DeviceError(
             f"{model}: TensorRT measures on the GPU that it builds for, and there is none here; --target tensorrt-rtx "
             "builds without"
         )
@@ -55,7 +56,8 @@ def build_engine(
     elif timing_cache is not None:
         attach_timing_cache(config, timing_cache)
     network = _network(trt, builder, log, model)
-    plan = _build(trt, builder, config, network, model, log, progress)
+    with progress.count(f"build a {target} engine", 1.0) as advance:
+        plan = _build(trt, builder, config, network, model, log, advance)
     if target == "tensorrt" and timing_cache is not None:
         write_file(timing_cache, bytes(config.get_timing_cache().serialize()))
     engine = Engine(
@@ -68,8 +70,8 @@ def build_engine(
         onnx_sha256=sha256(model),
         plan_sha256=hashlib.sha256(plan).hexdigest(),
     )
-    write_file(model.with_name(ENGINE_FILE), (engine.model_dump_json(indent=1) + "\n").encode())
-    write_file(model.with_name(PLAN_FILE), plan)
+    write_file(version.engine_note, (engine.model_dump_json(indent=1) + "\n").encode())
+    write_file(version.plan, plan)
     return engine
 
 
@@ -111,12 +113,10 @@ def _network(trt: Any, builder: Any, log: Any, model: Path) -> Any:
     return network
 
 
-def _build(
-    trt: Any, builder: Any, config: Any, network: Any, model: Path, log: Any, progress: Progress | None
-) -> bytes:
+def _build(trt: Any, builder: Any, config: Any, network: Any, model: Path, log: Any, advance: Advance) -> bytes:
     """The serialized engine. It is built in another thread, so that Ctrl-C and SIGTERM arrive in this one; they stop
     the build at its next step. Raises ModelError."""
-    monitor = _monitor(trt, progress or (lambda *_: None))
+    monitor = _monitor(trt, advance)
     config.progress_monitor = monitor
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(builder.build_serialized_network, network, config)
@@ -134,8 +134,9 @@ def _build(
     return bytes(plan)
 
 
-def _monitor(trt: Any, progress: Progress) -> Any:
-    """TensorRT's view of `progress`. `stopped` ends the build."""
+def _monitor(trt: Any, advance: Advance) -> Any:
+    """Make TensorRT's monitor of a build. It tells `advance` how far the build is, from 0 to 1, and its phase. Once its
+    `stopped` is set the build ends."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -161,6 +162,6 @@ def _monitor(trt: Any, progress: Progress) -> Any:
         def _tell(self, name: str) -> None:
             start, width, done = self._open[name]
             self._furthest = max(self._furthest, min(start + done * width, 1.0))
-            progress(self._furthest, name)
+            advance(self._furthest, name)
 
     return Monitor()

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 import pytest
 from click.testing import CliRunner
 
-from conftest import run_cli
-from lostgan_export import cli
+from conftest import ROOT, run_cli
+from lostgan_export.commands.export import export
 from lostgan_export.engine import RTX_CAPABILITIES, attach_timing_cache, build_engine
 from lostgan_export.fused import fuse
 from lostgan_export.onnx_export import export_onnx
-from lostgan_serve.errors import MissingExtraError, ModelError
+from lostgan_serve.errors import DeviceError, MissingExtraError, ModelError
 from lostgan_serve.manifest import Manifest, Precision
-from lostgan_serve.model_folder import ENGINE_FILE, MANIFEST_FILE, PLAN_FILE
+from lostgan_serve.model_folder import ENGINE_FILE, MANIFEST_FILE, PLAN_FILE, ModelVersion
+from lostgan_serve.progress import Advance, Progress
 from lostgan_serve.runners import tensorrt
 from lostgan_serve.runners.tensorrt import Device, Engine, Target, TensorRTRunner
 from lostgan_serve.vocabulary import Vocabulary
@@ -85,7 +89,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(checkpoint, random_checkpoint("v1-64", Vocabulary.built_in("scenes"), seed=0, ch=2))
     options = ("--checkpoint", checkpoint, "--repository", folder / "repository", "--max-batch", 5, "--target", RTX)
     done = run_cli("export", "--res", 64, *options, check=True)
-    assert f"build a {RTX} engine" in done.stdout
+    assert f"build a {RTX} engine" in done.stderr
     assert "Warning" not in done.stderr
     return folder / "repository"
 
@@ -98,6 +102,21 @@ def plan(published: Path, tmp_path: Path) -> Path:
     return tmp_path / PLAN_FILE
 
 
+class Counted(Progress):
+    """Hands on how far a build is, from 0 to 1."""
+
+    def __init__(self, told: Callable[[float], object]) -> None:
+        self._told = told
+
+    @contextmanager
+    def count(self, name: str, total: float, done: float = 0) -> Iterator[Advance]:
+        assert (name, total, done) == (f"build a {RTX} engine", 1.0, 0)
+        yield self._advance
+
+    def _advance(self, now: float, _: str) -> None:
+        self._told(now)
+
+
 def change(plan: Path, **fields: object) -> None:
     note = plan.with_name(ENGINE_FILE)
     note.write_text(json.dumps(json.loads(note.read_text()) | fields))
@@ -105,7 +124,7 @@ def change(plan: Path, **fields: object) -> None:
 
 def refusal(plan: Path, device: Device | None = GPU) -> str:
     """The one line that says why an engine is not loaded."""
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ModelError) as caught:  # DeviceError is one
         Engine.load(plan).check(plan, tensorrt.bindings(RTX).__version__, device)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
@@ -116,7 +135,7 @@ def refusal(plan: Path, device: Device | None = GPU) -> str:
 def test_tensorrt_takes_every_variant(tmp_path: Path, variant: str, precision: Precision) -> None:
     model, manifest = exported(variant, tmp_path, precision)
     told: list[float] = []
-    engine = build_engine(model, manifest, RTX, progress=lambda done, _: told.append(done))
+    engine = build_engine(ModelVersion(model), manifest, RTX, progress=Counted(told.append))
     plan = (tmp_path / PLAN_FILE).read_bytes()
     assert len(plan) > 100_000
     assert engine == Engine.load(tmp_path / PLAN_FILE)
@@ -145,7 +164,7 @@ def test_export_adds_an_engine_and_its_note(published: Path) -> None:
 def test_an_operation_that_tensorrt_does_not_take(tmp_path: Path) -> None:
     model, manifest = rejected(tmp_path)
     with pytest.raises(ModelError, match=rf"^{model}: TensorRT \S+ does not take Frobnicate \(frob_1\): .+$") as caught:
-        build_engine(model, manifest, RTX)
+        build_engine(ModelVersion(model), manifest, RTX)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
@@ -155,7 +174,7 @@ def test_a_file_that_is_no_onnx(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"half")
     model = tmp_path / "model.onnx"
     with pytest.raises(ModelError, match=rf"^{model}: TensorRT \S+ (does not take|cannot build) .+: .+$"):
-        build_engine(model, manifest, RTX)
+        build_engine(ModelVersion(model), manifest, RTX)
 
 
 def test_engine_and_contract_must_agree(published: Path, tmp_path: Path) -> None:
@@ -163,30 +182,38 @@ def test_engine_and_contract_must_agree(published: Path, tmp_path: Path) -> None
     (tmp_path / "model.onnx").write_bytes((version / "model.onnx").read_bytes())
     manifest = Manifest.from_json((version / MANIFEST_FILE).read_bytes(), "test").model_copy(update={"slots": 3})
     with pytest.raises(ModelError, match=r"model\.onnx: TensorRT \S+ cannot build an engine of this file: .+$"):
-        build_engine(tmp_path / "model.onnx", manifest, RTX)
+        build_engine(ModelVersion(tmp_path / "model.onnx"), manifest, RTX)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_tensorrt_itself_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lostgan_export.engine.bindings", lambda _: tensorrt.bindings(RTX))
     monkeypatch.setattr("lostgan_export.engine.current_device", lambda _: None)
-    with pytest.raises(ModelError, match="none here; --target tensorrt-rtx builds without"):
-        build_engine(*rejected(tmp_path), "tensorrt")
+    model, manifest = rejected(tmp_path)
+    with pytest.raises(DeviceError, match="none here; --target tensorrt-rtx builds without"):
+        build_engine(ModelVersion(model), manifest, "tensorrt")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_build_that_is_stopped_leaves_the_onnx_model_alone(published: Path, tmp_path: Path, stop: int) -> None:
     (tmp_path / "model.onnx").write_bytes((published / "lostgan_64" / "1" / "model.onnx").read_bytes())
     code = (
-        "import os, sys; from pathlib import Path; from lostgan_export import cli, engine; "
-        "from lostgan_serve.manifest import Manifest\n"
-        f"manifest, signals = Manifest.from_json(Path(sys.argv[1]).read_bytes(), ''), {[int(stop)] * 2}\n"
-        "with cli._cleaning_up_on_sigterm():\n"
-        "    engine.build_engine(Path(sys.argv[2]), manifest, 'tensorrt-rtx', "
-        "progress=lambda done, _: done > 0.1 and signals and os.kill(os.getpid(), signals.pop()))"
+        "import os, sys; from pathlib import Path; from test_engine import Counted; "
+        "from lostgan_export.commands.export import cleaning_up_on_sigterm; "
+        "from lostgan_export.engine import build_engine; from lostgan_serve.model_folder import ModelVersion\n"
+        f"made, signals = ModelVersion(Path(sys.argv[1])), {[int(stop)] * 2}\n"
+        "with cleaning_up_on_sigterm():\n"
+        "    build_engine(ModelVersion(Path(sys.argv[2])), made.manifest(), 'tensorrt-rtx', "
+        "progress=Counted(lambda done: done > 0.1 and signals and os.kill(os.getpid(), signals.pop())))"
     )
-    arguments = [published / "lostgan_64" / "1" / MANIFEST_FILE, tmp_path / "model.onnx"]
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, timeout=120)
+    arguments = [published / "lostgan_64" / "1" / "model.onnx", tmp_path / "model.onnx"]
+    path = os.pathsep.join((str(ROOT / "tests"), str(ROOT / "tests" / "export")))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": path},
+    )
     assert done.returncode == (128 + stop if stop == signal.SIGTERM else -stop), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
@@ -252,7 +279,7 @@ def test_missing_package(target: Target, module: str, tmp_path: Path, monkeypatc
     """Told before anything else is done."""
     monkeypatch.setitem(sys.modules, module, None)
     arguments = ["--res", "64", "--random-weights", "0", "--repository", str(tmp_path), "--target", target]
-    error = CliRunner().invoke(cli.export, arguments).exception
+    error = CliRunner().invoke(export, arguments).exception
     assert isinstance(error, MissingExtraError)
     assert f"pip install 'lostgan-serve[{target}]'" in str(error)
     assert list(tmp_path.iterdir()) == []

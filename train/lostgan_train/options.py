@@ -49,19 +49,6 @@ class SettingOption(click.Option):
 _TYPES: dict[type, Any] = {Schedule: ScheduleType(), Path: click.Path(path_type=Path), tuple: str}
 
 
-class GroupedCommand(click.Command):
-    """A command whose help shows options in groups; those without a group come first."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            if record := param.get_help_record(ctx):
-                groups.setdefault(getattr(param, "group", "Run"), []).append(record)
-        for group, records in groups.items():
-            with formatter.section(group):
-                formatter.write_dl(records)
-
-
 def settings_options(kind: type[Settings]) -> Callable[[click.Command], click.Command]:
     """A decorator that adds the options of a settings class to a `GroupedCommand`; they come as one keyword each."""
 

@@ -18,6 +18,7 @@ from lostgan_export.bench.turns import Build, turns
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
 from lostgan_serve.encoding import encode
 from lostgan_serve.manifest import Manifest
+from lostgan_serve.progress import Progress
 from lostgan_serve.runners.cores import usable_cores
 
 REFERENCE_TORCH = "reference, PyTorch"
@@ -63,7 +64,7 @@ def bench_formulations(
     batches: Sequence[int],
     rounds: int,
     candidates: Sequence[str],
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> list[Timing]:
     """Time the reference and `candidates`, each in a process of its own.
 
@@ -76,10 +77,10 @@ def bench_formulations(
     with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
         bf16 = OPENVINO_BF16 in candidates
         if bf16 and not computes_bf16():
-            progress("this CPU has no bf16: left out")
+            progress.note("this CPU has no bf16: left out")
             bf16, candidates = False, [name for name in candidates if name != OPENVINO_BF16]
-        progress("exporting both formulations")
-        reference, ours, ours_bf16 = _export(source, manifest, Path(folder), bf16=bf16)
+        with progress.stage("export both formulations"):
+            reference, ours, ours_bf16 = _export(source, manifest, Path(folder), bf16=bf16)
         weights = Path(folder, "weights.safetensors")
         save_checkpoint(weights, source)
         peaks = {precision: matmul_peak(precision) for precision in (("fp32", "bf16") if bf16 else ("fp32",))}
@@ -96,11 +97,7 @@ def bench_formulations(
         with turns({name: builds[name] for name in (REFERENCE_TORCH, REFERENCE_ONNX, *candidates)}) as processes:
             for batch in batches:
                 job = layouts_for(manifest, batch)
-
-                def tell(what: str, batch: int = batch) -> None:
-                    progress(f"batch {batch}: {what}")
-
-                seconds = processes.measure(job, rounds, tell)
+                seconds = processes.measure(job, f"batch {batch}", rounds, progress)
                 medians = {name: statistics.median(values) / batch for name, values in seconds.items()}
                 timings += [
                     Timing(

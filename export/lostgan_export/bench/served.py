@@ -21,12 +21,13 @@ from typing import Protocol
 from lostgan_export.bench.formulations import layouts_for
 from lostgan_export.bench.report import table
 from lostgan_serve.contract import OUTPUT_NAMES, Tensors, rows
-from lostgan_serve.errors import LostganError, ModelError, require
+from lostgan_serve.errors import LostganError, ModelError
+from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, Runner, open_runner
-from lostgan_serve.runners.triton import TritonRunner
+from lostgan_serve.runners.triton import ServerAddress, TritonRunner
 from lostgan_serve.triton.embedded import RUNNER_VARIABLE
 
-Progress = Callable[[str], None]
+_STATISTICS_LAG_S = 5.0
 
 Span = tuple[float, float]
 """When a request was due or sent, and when it was answered, in seconds."""
@@ -55,9 +56,12 @@ class Served:
 
 
 class Load(Protocol):
-    """How requests come. saturating: whether the server sets the pace."""
+    """How requests come. saturating: whether the server sets the pace. requests: how many there are."""
 
     saturating: bool
+
+    @property
+    def requests(self) -> int: ...
 
     def run(self, ask: Callable[[int], object]) -> tuple[float, list[Span]]:
         """Have `ask` called with the number of each request. Images per second, and the requests that count."""
@@ -71,6 +75,10 @@ class ClosedLoop:
     clients: int
     requests_each: int = 8
     saturating = True
+
+    @property
+    def requests(self) -> int:
+        return self.clients * self.requests_each
 
     def __str__(self) -> str:
         return f"{self.clients} clients"
@@ -116,26 +124,23 @@ class OpenLoop:
         return _images_per_s(spans), spans
 
 
-def bench_server(repository: Path, model: str, url: str, load: Load, rounds: int, progress: Progress) -> list[Served]:
+def bench_server(model: Path, url: str, load: Load, rounds: int, progress: Progress) -> list[Served]:
     """Put a server under a load, asked for the image alone and for every output. In a closed loop the same model, in
     this process and run by what LOSTGAN_SERVE_RUNNER names, as in the embedded server, is measured beside it.
 
-    url: host:port of the server's gRPC, with or without grpc://. Raises LostganError for another protocol, ModelError
-    where the server's model is not the one in `repository`, and ServerError.
+    model: its folder in the repository; the server knows it by that name. url: host:port of the server's gRPC, with or
+    without grpc://. Raises LostganError for another protocol, ModelError where the server's model is another, and
+    ServerError.
     """
-    url = url.removeprefix("grpc://").rstrip("/")
-    if "://" in url:
+    if ServerAddress.parse(url).protocol != "grpc":
         raise LostganError(f"--url {url}: bench measures gRPC; give its address as HOST:PORT, such as localhost:8001")
-    local = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, repository / model)
-    remote = TritonRunner(url, model)
+    local = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, model, progress)
+    remote = TritonRunner(url, model.name)
     try:
         if remote.manifest.serving_parameters() != local.manifest.serving_parameters():
-            raise ModelError(
-                f"{url} serves another {model} than {repository / model}; restart it, or name its repository"
-            )
-        statistics_of = _Statistics(url, model)
+            raise ModelError(f"{url} serves another {model.name} than {model}; restart it, or name its repository")
         return [
-            _bench_outputs(local if load.saturating else None, remote, statistics_of, outputs, load, rounds, progress)
+            _bench_outputs(local if load.saturating else None, remote, outputs, load, rounds, progress)
             for outputs in (("image",), OUTPUT_NAMES)
         ]
     finally:
@@ -145,8 +150,7 @@ def bench_server(repository: Path, model: str, url: str, load: Load, rounds: int
 
 def _bench_outputs(
     local: Runner | None,
-    remote: Runner,
-    batch_counts: Callable[[], Mapping[int, int]],
+    remote: TritonRunner,
     outputs: Sequence[str],
     load: Load,
     rounds: int,
@@ -159,17 +163,18 @@ def _bench_outputs(
 
     served, in_process, latencies = [], [], []
     sizes: Counter[int] = Counter()
-    for number in range(-1, rounds):  # the first is a warm-up
-        progress(f"{' + '.join(outputs)}: {f'round {number + 1} of {rounds}' if number >= 0 else 'warming up'}")
-        before = Counter(batch_counts())
-        images_per_s, spans = load.run(ask)
-        formed = Counter(batch_counts()) - before
-        pace = _in_process_pace(local, outputs, formed) if local else None
-        if number >= 0:
-            served.append(images_per_s)
-            in_process += [pace] if pace else []
-            latencies += [1000 * (end - start) for start, end in spans]
-            sizes += formed
+    with progress.count(f"{' + '.join(outputs)}, rounds", 1 + rounds) as advance:
+        for number in range(1 + rounds):
+            before = Counter(remote.batch_counts())
+            images_per_s, spans = load.run(ask)
+            formed = _formed(remote, before, load.requests)
+            pace = _in_process_pace(local, outputs, formed) if local else None
+            if number > 0:  # the first is a warm-up
+                served.append(images_per_s)
+                in_process += [pace] if pace else []
+                latencies += [1000 * (end - start) for start, end in spans]
+                sizes += formed
+            advance(number + 1, "")
     percent = statistics.quantiles(latencies, n=100, method="inclusive")
     return Served(
         load=str(load),
@@ -183,6 +188,16 @@ def _bench_outputs(
         mean_batch=sum(size * count for size, count in sizes.items()) / sizes.total(),
         batch_sizes=dict(sorted(sizes.items())),
     )
+
+
+def _formed(runner: TritonRunner, before: Counter[int], images: int) -> Counter[int]:
+    """The batches that the server formed of `images` layouts. It counts a batch a moment after it has answered."""
+    end = time.monotonic() + _STATISTICS_LAG_S
+    while True:
+        formed = Counter(runner.batch_counts()) - before
+        if sum(size * count for size, count in formed.items()) >= images or time.monotonic() > end:
+            return formed
+        time.sleep(0.02)
 
 
 def _one_by_one(runner: Runner, count: int = 8) -> list[Tensors]:
@@ -211,22 +226,6 @@ def _in_process_pace(runner: Runner, outputs: Sequence[str], batches: Mapping[in
     for tensors in work:
         runner.run(tensors, outputs)
     return sum(size * count for size, count in batches.items()) / (time.perf_counter() - start)
-
-
-class _Statistics:
-    """How many batches of each size a server has run so far."""
-
-    def __init__(self, url: str, model: str) -> None:
-        self._client = require("tritonclient.grpc", "server").InferenceServerClient(url)
-        self._model = model
-
-    def __call__(self) -> dict[int, int]:
-        answer = self._client.get_inference_statistics(self._model)
-        return {
-            int(batch.batch_size): int(batch.compute_infer.count)
-            for model in answer.model_stats
-            for batch in model.batch_stats
-        }
 
 
 def served_table(rows: Sequence[Served]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from lostgan_export.bench.report import table
 from lostgan_export.bench.turns import turns
 from lostgan_serve.manifest import Precision
+from lostgan_serve.progress import Progress
 
 REFERENCE, OURS = "reference", "lostgan-serve"
 
@@ -31,15 +32,15 @@ class StepTiming:
 
 
 def bench_training(
-    variant: str, ch: int, batch: int, precision: Precision, rounds: int, progress: Callable[[str], None]
+    variant: str, ch: int, batch: int, precision: Precision, rounds: int, progress: Progress
 ) -> list[StepTiming]:
     """Time a step of both networks, on drawn scenes. Raises LostganError where a process ends before its time."""
     with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
-        progress("drawing scenes")
-        data = _scenes(Path(folder) / "scenes", variant, batch)
+        with progress.stage("draw scenes"):
+            data = _scenes(Path(folder) / "scenes", variant, batch)
         config = (variant, ch, batch, precision)
         with turns({name: (_build, (name == REFERENCE, data, *config)) for name in (REFERENCE, OURS)}) as candidates:
-            seconds = candidates.measure(None, rounds, progress)
+            seconds = candidates.measure(None, "a training step", rounds, progress)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         StepTiming(
@@ -86,7 +87,7 @@ def _build(
 ) -> Callable[[Any], object]:
     """Make a step on one batch, to be called over and over."""
     from lostgan_train.data import open_data
-    from lostgan_train.gan import TrainingRun
+    from lostgan_train.training import TrainingRun
     from lostgan_train.networks.formulation import OURS
     from lostgan_train.networks.reference import REFERENCE as REFERENCE_FORMULATION
     from lostgan_train.settings import TrainSettings
@@ -98,7 +99,6 @@ def _build(
         settings,
         open_data(data),
         data,
-        echo=lambda _: None,
         formulation=REFERENCE_FORMULATION if reference else OURS,
     )
     examples = next(run.batches(0))

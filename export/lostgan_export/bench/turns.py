@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lostgan_serve.errors import LostganError
+from lostgan_serve.progress import Progress
 
 Build = Callable[..., Callable[[Any], object]]
-"""Makes, in its process, what is measured: a function of a job. It must be importable by name."""
+"""Makes, in its process, the function of a job that is measured. It must be importable by name."""
 
 
 @dataclass
@@ -27,15 +28,15 @@ class Turns:
     ends: dict[str, Connection]
     peak_mib: dict[str, float] = field(default_factory=dict)
 
-    def measure(self, job: Any, rounds: int, progress: Callable[[str], None]) -> dict[str, tuple[float, ...]]:
-        """The seconds that each candidate takes for a job, round by round, after one to warm up. Raises LostganError
-        where a process ended."""
-        progress("warming up")
-        self.take(job)
+    def measure(self, job: Any, name: str, rounds: int, progress: Progress) -> dict[str, tuple[float, ...]]:
+        """The seconds that each candidate takes for a job, round by round, after one to warm up. name: of the job, for
+        `progress`. Raises LostganError where a process ended."""
         taken = []
-        for number in range(rounds):
-            progress(f"round {number + 1} of {rounds}")
-            taken.append(self.take(job))
+        with progress.count(f"{name}, rounds", 1 + rounds) as advance:
+            for number in range(1 + rounds):
+                taken.append(self.take(job))
+                advance(number + 1, "")
+        del taken[0]
         return {name: tuple(row[name] for row in taken) for name in self.ends}
 
     def take(self, job: Any) -> dict[str, float]:

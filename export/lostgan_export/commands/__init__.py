@@ -1,0 +1,1 @@
+"""The commands `export`, `bench` and `bench-training`. Importing them imports nothing heavy."""
