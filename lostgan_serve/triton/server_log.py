@@ -78,7 +78,7 @@ class ServerLog:
                 self._loading[begun[1]] = None
             elif loaded := _LOADED.search(line):
                 self._loading.pop(loaded[1], None)
-                self._progress.note(f"{loaded[1]} is loaded")
+                self._progress.note(f"{loaded[1]} is ready")
             if _ANY_LEVEL.match(line) or _PROBLEM.match(line):  # other lines go on with the one before
                 is_problem = bool(_PROBLEM.match(line)) and not _is_harmless(line)
             if is_problem and self._held_back is not None and not self._verbose:

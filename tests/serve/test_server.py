@@ -114,7 +114,7 @@ def test_the_command_prints_where_it_answers(tiny_repository: Path) -> None:
         rf"models +{MODEL}\nCtrl-C .+\n",
         "".join(lines),
     )
-    assert errors == f"{MODEL} is loaded\n"
+    assert errors == f"{MODEL} is ready\n"
     assert process.returncode == 0
 
 
