@@ -39,9 +39,7 @@ def main(repository: Path, cache: Path, options: list[str]) -> NoReturn:
     """Replace this process by tritonserver on every model of the repository."""
     # PID 1 ignores SIGTERM unless it has a handler; this one ends a build, and exec puts the default back
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    models = {path.parents[1].name: path for path in sorted(repository.glob("*/[0-9]*/model.onnx"), key=_version)}
-    if not models:
-        sys.exit(f"error: {repository}: no exported model in this repository; make one with: lostgan-serve export")
+    models = find_models(repository)
     device = os.environ.get("LOSTGAN_SERVE_DEVICE", "gpu")
     if device not in ("gpu", "cpu"):
         sys.exit(f"error: LOSTGAN_SERVE_DEVICE: {device!r} is no device; give gpu or cpu")
@@ -61,6 +59,30 @@ def main(repository: Path, cache: Path, options: list[str]) -> NoReturn:
         *options,
     ]
     os.execvp(command[0], command)
+
+
+def find_models(repository: Path) -> dict[str, Path]:
+    """The ONNX file of each model's newest version, by the model's name.
+
+    Ends this process with one line where there is no model, or where Triton would take a folder for a newer version: it
+    reads the digits in front of a name such as "2_test".
+    """
+    models = {}
+    for folder in sorted(repository.glob("*")):
+        versions = {path: int(re.split("[^0-9]", path.name)[0]) for path in folder.glob("[1-9]*") if path.is_dir()}
+        exported = [p for p, number in versions.items() if p.name == str(number) and (p / "model.onnx").is_file()]
+        if not exported:
+            continue
+        newest = max(exported, key=versions.__getitem__)
+        if stray := [path for path, number in versions.items() if number > versions[newest]]:
+            sys.exit(
+                f"error: {stray[0]}: Triton would take this folder for a version of the model, and it is none that "
+                "export made; move it out of the model's folder"
+            )
+        models[folder.name] = newest / "model.onnx"
+    if not models:
+        sys.exit(f"error: {repository}: no exported model in this repository; make one with: lostgan-serve export")
+    return models
 
 
 def find_or_build(models: dict[str, Path], cache: Path) -> dict[str, Path]:
@@ -175,10 +197,6 @@ def _joined(repository: Path, models: dict[str, Path], plans: dict[str, Path]) -
     for name in models:
         (joined / name).symlink_to(plans.get(name, repository / name).resolve())
     return joined
-
-
-def _version(model: Path) -> int:
-    return int(model.parent.name)
 
 
 def _output(*command: str) -> str:
