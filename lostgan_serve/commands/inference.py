@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lostgan_serve.commands.connection import Connection, connection_options
+from lostgan_serve.commands.groups import GroupedCommand, grouped
 from lostgan_serve.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -40,73 +42,78 @@ class _Kinds(click.ParamType[tuple[str, ...]]):
         return kinds
 
 
+_styles, _files, _models = grouped("Styles"), grouped("Pictures"), grouped("Model")
+
+_SAMPLE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.argument("layouts", nargs=-1, required=True, type=click.Path()),
+    _styles(
+        "--samples",
+        default=1,
+        show_default=True,
+        type=click.IntRange(1, _MAX_SAMPLES),
+        help="Number of styles to generate of each layout.",
+    ),
+    _styles(
+        "--seed",
+        type=click.IntRange(0, _MAX_SEED),
+        help="Seed of the first style, in place of the layouts' own. Objects with a seed keep it.",
+    ),
+    _files(
+        "--out",
+        default="out",
+        show_default=True,
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder to write the pictures to.",
+    ),
+    _files(
+        "--only",
+        "pictures",
+        default=_DEFAULT_PICTURES,
+        type=_Kinds(),
+        help=f"Kinds of pictures to write, with commas between: {', '.join(_PICTURES)}.  [default: all but masks]",
+    ),
+    _files("--masks", is_flag=True, help="Write a PNG of each object's mask, too."),
+    _files("--overwrite", is_flag=True, help="Generate pictures again that are there already."),
+)
+
+
 def _sample_options(command: Any) -> Any:
-    """What `client` and `generate` share."""
-    options: tuple[Callable[[Any], Any], ...] = (
-        click.argument("layouts", nargs=-1, required=True, type=click.Path()),
-        click.option(
-            "--samples",
-            default=1,
-            show_default=True,
-            type=click.IntRange(1, _MAX_SAMPLES),
-            help="Number of styles to generate of each layout.",
-        ),
-        click.option(
-            "--seed",
-            type=click.IntRange(0, _MAX_SEED),
-            help="Seed of the first style, in place of the layouts' own. Objects with a seed keep it.",
-        ),
-        click.option(
-            "--out",
-            default="out",
-            show_default=True,
-            type=click.Path(file_okay=False, path_type=Path),
-            help="Folder to write the pictures to.",
-        ),
-        click.option(
-            "--only",
-            "pictures",
-            default=_DEFAULT_PICTURES,
-            type=_Kinds(),
-            help=f"Kinds of pictures to write, with commas between: {', '.join(_PICTURES)}.  [default: all but masks]",
-        ),
-        click.option("--masks", is_flag=True, help="Write a PNG of each object's mask, too."),
-        click.option("--overwrite", is_flag=True, help="Generate pictures again that are there already."),
-    )
-    for option in reversed(options):
+    """Add what `client` and `generate` share."""
+    for option in reversed(_SAMPLE_OPTIONS):
         command = option(command)
     return command
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @_sample_options
-@click.option("--url", default="localhost:8001", show_default=True, help="gRPC; http://localhost:8000 for HTTP.")
-@click.option("--model", help="Model to ask; needed where the server has several.  [default: the only one]")
-def client(layouts: tuple[str, ...], url: str, model: str | None, **options: Any) -> None:
+@connection_options
+@grouped("Server")("--model", help="Model to ask; needed where the server has several.  [default: the only one]")
+def client(layouts: tuple[str, ...], connection: Connection, model: str | None, **options: Any) -> None:
     """Send layouts to a Triton server and write the pictures that it generates.
 
     LAYOUTS are files: one layout, a JSON list of them, or JSON lines; - reads standard input. Pictures that are there
-    already, of the same layout and model, are kept: a call that was interrupted goes on where it stopped.
+    already, of the same layout and model, are kept: a call that was interrupted goes on where it stopped. A server that
+    restarts is waited for. A layout that fails is named, and the others go on.
 
     \b
     Example:  lostgan-serve client examples/*.json --url localhost:8001 --out out
     """
     from lostgan_serve.progress import ConsoleProgress
-    from lostgan_serve.runners.triton import TritonRunner
 
-    _write_samples(layouts, lambda: TritonRunner(url, model), ConsoleProgress(), **options)
+    progress = ConsoleProgress()
+    _write_samples(layouts, lambda: connection.open(model, progress), progress, **options)
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @_sample_options
-@click.option(
+@_models(
     "--model",
     default="triton_repo/lostgan_128",
     show_default=True,
     type=click.Path(),
     help="A model's folder in the repository, or a model.onnx file.",
 )
-@click.option(
+@_models(
     "--runner",
     default="auto",
     show_default=True,

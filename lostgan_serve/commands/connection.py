@@ -1,0 +1,110 @@
+"""Options of the commands that ask a server."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from lostgan_serve.commands.groups import grouped
+
+if TYPE_CHECKING:
+    from lostgan_serve.progress import Progress
+    from lostgan_serve.runners.triton import TritonRunner
+
+_server = grouped("Server")
+
+_TLS_OPTIONS = {"tls_ca": "--tls-ca", "tls_cert": "--tls-cert", "tls_key": "--tls-key"}
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A server, and how to reach it; see `TritonRunner`."""
+
+    url: str
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    patience_s: float | None = None
+
+    def open(self, model: str | None, progress: Progress) -> TritonRunner:
+        """Connect to a model of the server. Raises what `TritonRunner` does."""
+        from lostgan_serve.runners.triton import Certificates, TritonRunner
+
+        certificates = Certificates(self.ca, self.cert, self.key)
+        return TritonRunner(self.url, model, certificates=certificates, patience_s=self.patience_s, progress=progress)
+
+
+def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a `Connection`, which it takes as the parameter `connection`."""
+
+    @functools.wraps(command)
+    def connected(
+        *arguments: Any,
+        url: str,
+        tls_ca: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
+        patience: float | None,
+        **options: Any,
+    ) -> Any:
+        _refuse_certificates_without_tls(url)
+        connection = Connection(url, tls_ca, tls_cert, tls_key, patience)
+        return command(*arguments, connection=connection, **options)
+
+    for option in reversed(_OPTIONS):
+        connected = option(connected)
+    return connected
+
+
+def _refuse_certificates_without_tls(url: str) -> None:
+    """Those of the environment are for whichever server needs them; those of the command line are for this one."""
+    from lostgan_serve.errors import ServerError
+    from lostgan_serve.runners.triton import ServerAddress
+
+    context = click.get_current_context()
+    given = [
+        option
+        for name, option in _TLS_OPTIONS.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    address = ServerAddress.parse(url)
+    if given and not address.tls:
+        raise ServerError(f"{given[0]}: {address} is not encrypted; give --url {address.with_tls(True)}")
+
+
+def _tls_option(name: str, what: str) -> Callable[[Any], Any]:
+    return _server(
+        _TLS_OPTIONS[name],
+        name,
+        type=click.Path(path_type=Path),
+        envvar=f"LOSTGAN_SERVE_{name.upper()}",
+        show_envvar=True,
+        help=what,
+    )
+
+
+_OPTIONS = (
+    _server(
+        "--url",
+        default="localhost:8001",
+        show_default=True,
+        help="The server's address: HOST:PORT of its gRPC, or grpc://, grpcs:// (TLS), http:// or https://HOST:PORT.",
+    ),
+    _tls_option(
+        "tls_ca", "PEM file of the authorities that may sign the server's certificate.  [default: the system's]"
+    ),
+    _tls_option("tls_cert", "PEM file of this client's certificate, for a server that asks for one."),
+    _tls_option("tls_key", "PEM file of that certificate's key.  [default: the file of --tls-cert]"),
+    _server(
+        "--patience",
+        type=click.FloatRange(0, 86_400),
+        metavar="SECONDS",
+        help="How long to wait for a server that is away.  [default: 60 where it answered before, else 0]",
+    ),
+)
