@@ -18,13 +18,14 @@ class GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose help shows options in groups. Those that have no attribute `group` stand under "Options"."""
+    """A command whose help shows options in groups. Those without one stand last, under "Other"."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            if record := param.get_help_record(ctx):
-                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        for option in sorted(options, key=lambda option: not hasattr(option, "group")):
+            if record := option.get_help_record(ctx):
+                groups.setdefault(getattr(option, "group", "Other"), []).append(record)
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records)
