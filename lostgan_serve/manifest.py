@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lostgan_serve.contract import MAX_SLOTS, RESOLUTIONS
-from lostgan_serve.errors import ModelError
+from lostgan_serve.errors import ModelError, VocabularyError
 from lostgan_serve.vocabulary import Vocabulary
 
 METADATA_KEY = "lostgan_serve.manifest"
@@ -121,7 +121,7 @@ class Manifest(BaseModel):
     def _checked(source: str, build: Any) -> Manifest:
         try:
             return build()  # type: ignore[no-any-return]
-        except (ValidationError, ValueError, KeyError, TypeError) as error:
+        except (ValidationError, ValueError, KeyError, TypeError, VocabularyError) as error:
             raise ModelError(
                 f"{source}: not a lostgan-serve model ({type(error).__name__}); make one with: lostgan-serve export"
             ) from error

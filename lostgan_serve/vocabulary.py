@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,13 +26,21 @@ BUNDLED_VOCABULARY = "scenes"
 """The vocabulary of the bundled models."""
 
 
+_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's control characters, lone surrogates and line breaks
+
+
+def is_printable(label: str) -> bool:
+    """Whether a label has neither control characters, such as NUL or line breaks, nor lone surrogates."""
+    return not any(unicodedata.category(character) in _UNPRINTABLE for character in label)
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What may stand in a layout's `label`, and what goes with it.
 
-    labels: the name of each id; `__image__` at 0, "" where no trained model knows the id. slots: object slots that a
-    model has by default. background: whether layouts end with a background object of label 0 over the whole canvas,
-    which takes one of the slots.
+    labels: the name of each id, in printable characters; `__image__` at 0, "" where no trained model knows the id.
+    slots: object slots that a model has by default. background: whether layouts end with a background object of label 0
+    over the whole canvas, which takes one of the slots.
     """
 
     name: str
@@ -42,6 +51,12 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.labels or self.labels[0] != IMAGE_LABEL_NAME:
             raise VocabularyError(f"vocabulary {self.name!r}: the first label must be {IMAGE_LABEL_NAME!r}")
+        for label in self.labels:
+            if not is_printable(label):
+                raise VocabularyError(
+                    f"vocabulary {self.name!r}: label {label!r}: holds a line break, another control character or half "
+                    "of a character; rename it"
+                )
         names = [label for label in self.labels if label]
         if len(set(names)) < len(names):
             twice = sorted({label for label in names if names.count(label) > 1})

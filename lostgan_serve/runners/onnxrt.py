@@ -64,11 +64,11 @@ class OnnxRunner:
         self._cores.close()
 
 
-def onnxruntime() -> Any:
-    """The package, imported here alone: unless a variable forbids it, it calls its maker's collector of telemetry when
-    it is loaded. Raises MissingExtraError."""
+def onnxruntime(extra: str = "runtime") -> Any:
+    """The package. It is imported here alone: unless a variable forbids it, it calls its maker's collector of telemetry
+    when it is loaded. extra: of lostgan-serve, that brings the package. Raises MissingExtraError."""
     os.environ.setdefault(*TELEMETRY_OFF)
-    return require("onnxruntime", "runtime")
+    return require("onnxruntime", extra)
 
 
 def open_session(path: Path, threads: int, providers: Sequence[str]) -> Any:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Barrier
@@ -22,7 +25,7 @@ from lostgan_serve.layout import Layout
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, RUNNERS, Runner, open_runner
 from lostgan_serve.runners.cores import Cores, Infer, usable_cores
-from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.runners.onnxrt import TELEMETRY_OFF, OnnxRunner
 from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.triton.embedded import RUNNER_VARIABLE
@@ -250,6 +253,29 @@ def test_execution_providers(tiny_model: Path) -> None:
     assert OnnxRunner(tiny_model, providers=["CPUExecutionProvider"]).provider == "CPUExecutionProvider"
     with pytest.raises(ModelError, match=r"has no NoSuchProvider; it has .*CPUExecutionProvider"):
         OnnxRunner(tiny_model, providers=["NoSuchProvider"])
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_onnxruntime_is_imported_without_telemetry_unless_the_user_says_otherwise(
+    tiny_model: Path, given: str | None
+) -> None:
+    """The variable is read by native code while the package is imported: it must stand in the environment by then."""
+    code = (
+        "import ctypes, sys; from importlib.abc import MetaPathFinder\n"
+        "getenv = ctypes.CDLL(None).getenv; getenv.restype = ctypes.c_char_p\n"
+        "class Watch(MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'onnxruntime': print(getenv(b'ORT_DISABLE_TELEMETRY').decode())\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "from lostgan_serve.runners import open_runner; open_runner('onnxrt', sys.argv[1])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != TELEMETRY_OFF[0]}
+    environment |= {} if given is None else {TELEMETRY_OFF[0]: given}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tiny_model], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [given or "1"]
 
 
 # The choice

@@ -133,7 +133,7 @@ def require_export() -> None:
     """Raise MissingExtraError unless the packages of the extra "export" are installed."""
     from lostgan_serve.runners.onnxrt import onnxruntime
 
-    onnxruntime()  # before torch, whose exporter would import it with telemetry
+    onnxruntime("export")  # before torch, whose exporter might import it with telemetry
     for module in ("torch", "onnx", "onnxscript"):
         require(module, "export")
 

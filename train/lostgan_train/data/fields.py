@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from lostgan_serve.layout import Box
+from lostgan_serve.vocabulary import is_printable
 
 Id = int | str
 
 _LONGEST_ID = 18
 """Digits of the longest text that is read as a number."""
-
-_UNPRINTABLE = ("Cc", "Cs")
-"""Unicode's categories of control characters and of lone surrogates."""
 
 _NO, _YES = ("", "false", "no"), ("true", "yes")
 
@@ -113,11 +110,6 @@ def label_in(item: Any, key: str) -> str:
     if not label or not is_printable(label):
         raise Problem(key, f"{key} that cannot be a label", f"{_short(repr(stated))}; rename it")
     return label
-
-
-def is_printable(label: str) -> bool:
-    """Whether a text has neither control characters, such as NUL, nor lone surrogates."""
-    return not any(unicodedata.category(character) in _UNPRINTABLE for character in label)
 
 
 def box_in(item: Any, key: str) -> Box:

@@ -17,8 +17,8 @@ from typing import Any
 from PIL import Image
 
 from lostgan_serve.errors import DataError
-from lostgan_serve.vocabulary import IMAGE_LABEL_NAME, Vocabulary
-from lostgan_train.data.fields import Id, Problem, as_id, is_printable, member, number, unit_box
+from lostgan_serve.vocabulary import IMAGE_LABEL_NAME, Vocabulary, is_printable
+from lostgan_train.data.fields import Id, Problem, as_id, member, number, unit_box
 from lostgan_train.data.images import Images
 from lostgan_train.data.json_file import without
 from lostgan_train.data.pixels import orientation
