@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lostgan_serve.progress import Advance, Progress
 from lostgan_train.data import Source
-from lostgan_train.gan import GAN, TrainingRun
+from lostgan_train.gan import GAN
 from lostgan_train.loop import LOG_FILE
 from lostgan_train.settings import TrainSettings
+from lostgan_train.training import TrainingRun
 
 SETTINGS = TrainSettings(
     variant="v1-64",
@@ -33,10 +37,30 @@ OPTIONS = (
 """The same as options of a command."""
 
 
-def training(source: Source, out: Path, **changes: Any) -> TrainingRun:
+class Heard(Progress):
+    """Remembers what it is told: lines, and for each count the last that was done of the total, and a text."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.counts: dict[str, tuple[float, float, str]] = {}
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+    @contextmanager
+    def count(self, name: str, total: float, done: float = 0) -> Iterator[Advance]:
+        self.counts[name] = (done, total, "")
+
+        def advance(now: float, text: str) -> None:
+            self.counts[name] = (now, total, text)
+
+        yield advance
+
+
+def training(source: Source, out: Path, heard: Heard | None = None, **changes: Any) -> TrainingRun:
     """A run of `SETTINGS` with changes."""
     settings = replace(SETTINGS, data=Path(source.summary.folder), **changes)
-    return TrainingRun(settings, source, out, echo=lambda _: None)
+    return TrainingRun(settings, source, out, heard or Heard())
 
 
 def losses(run: Path) -> list[dict[str, float]]:

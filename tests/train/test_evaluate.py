@@ -18,6 +18,7 @@ from lostgan_train.evaluate import repeats, score_layouts
 from lostgan_train.networks.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
 from lostgan_train.synthetic.compose import draw_scene
 from lostgan_train.synthetic.dataset import FIRST_HELD_OUT_SEED
+from training import Heard
 
 SIDE = 48
 EPOCHS = 6
@@ -26,19 +27,15 @@ EPOCHS = 6
 SCENES = Vocabulary.built_in("scenes")
 
 
-def silent(_: object) -> None:
-    pass
-
-
 def learnt(crops: Tensor, labels: Tensor, folder: Path, epochs: int) -> torch.nn.Module:
-    network = train_classifier(crops, labels, SCENES, folder, Processes(), silent, epochs)
+    network = train_classifier(crops, labels, SCENES, folder, Processes(), epochs=epochs)
     assert network is not None
     return network
 
 
 @pytest.fixture(scope="module")
 def crops() -> tuple[Tensor, Tensor]:
-    return draw_crops(range(120), SIDE, silent)
+    return draw_crops(range(120), SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +56,7 @@ def test_a_crop_is_what_the_box_bounds() -> None:
 
 
 def test_real_crops_are_recognised_and_empty_ones_are_not(classifier: torch.nn.Module) -> None:
-    held_out, labels = draw_crops(range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + 30), SIDE, silent)
+    held_out, labels = draw_crops(range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + 30), SIDE)
     commonest = float(labels.bincount().max() / len(labels))
     assert Confusion.of(labels, recognise(classifier, held_out), SCENES).accuracy > 0.8
     for empty in (torch.full_like(held_out, 128), held_out.flip(0)):
@@ -86,9 +83,10 @@ def test_confusion_counts_by_label() -> None:
 def test_what_an_untrained_generator_paints_is_not_recognised(
     classifier: torch.nn.Module, tiny_checkpoint: Path
 ) -> None:
-    done: list[int] = []
-    scores = score_layouts(load_checkpoint(tiny_checkpoint), classifier, 10, done.append)
-    assert (scores.scenes, sum(done)) == (10, 10)
+    heard = Heard()
+    scores = score_layouts(load_checkpoint(tiny_checkpoint), classifier, 10, heard)
+    assert scores.scenes == 10
+    assert heard.counts == {"generating": (10, 10, "")}
     assert int(scores.real.counts.sum()) == scores.objects
     assert int(scores.generated.counts.sum()) == 2 * scores.objects  # two styles
     assert scores.generated.accuracy < 0.3 < 0.6 < scores.real.accuracy

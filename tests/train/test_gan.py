@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from lostgan_serve.errors import CheckpointError, TrainingError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.data import Batch, Source
-from lostgan_train.gan import TrainingRun
 from lostgan_train.loop import BOARD_FOLDER, LOG_FILE
 from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint, load_discriminator, save_checkpoint
 from lostgan_train.networks.generator import GeneratorConfig
 from lostgan_train.networks.importer import convert_official
 from lostgan_train.settings import COMPONENTS, Schedule
+from lostgan_train.training import TrainingRun
 from official_state import official_state
-from training import SETTINGS, assert_same_state, losses, training
+from training import SETTINGS, Heard, assert_same_state, losses, training
 
 
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(source: Source, tmp_path: Path) -> None:
@@ -41,9 +41,8 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(source: Source
 
 
 def test_a_run_leaves_what_it_should(source: Source, tmp_path: Path) -> None:
-    said: list[str] = []
-    run = training(source, tmp_path, steps=6, sample_every=4)
-    run.echo = said.append
+    heard = Heard()
+    run = training(source, tmp_path, heard, steps=6, sample_every=4)
     run.run()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
@@ -56,7 +55,7 @@ def test_a_run_leaves_what_it_should(source: Source, tmp_path: Path) -> None:
     released = load_checkpoint(tmp_path / "generator.safetensors")
     assert (released.weights, released.vocabulary.name) == ("trained", "scenes")
     assert Image.open(tmp_path / "samples" / "step-0000004.png").width > 1000
-    assert "samples of step 4 (real ones): dark skies " in "".join(said)
+    assert "samples of step 4 (real ones): dark skies " in "".join(heard.lines)
     assert {"dark_sky", "sky_spread", "recognised", "recognised_rarest"} < losses(tmp_path)[3].keys()
 
 
@@ -208,7 +207,7 @@ def test_released_weights_go_on_training(source: Source, tmp_path: Path, officia
 
 
 def test_a_larger_variant_starts_from_the_layers_that_both_have(source: Source, tmp_path: Path) -> None:
-    said: list[str] = []
+    heard = Heard()
     small = training(source, tmp_path / "small", variant="v2-128", steps=1)
     small.run()
     files: dict[str, Any] = {
@@ -216,14 +215,14 @@ def test_a_larger_variant_starts_from_the_layers_that_both_have(source: Source, 
         "init_discriminator": tmp_path / "small" / "discriminator.safetensors",
     }
     settings = replace(SETTINGS, data=Path(source.summary.folder), variant="v2-256", **files)
-    large = TrainingRun(settings, source, tmp_path / "large", said.append)
+    large = TrainingRun(settings, source, tmp_path / "large", heard)
     large.begin()
     assert torch.equal(large.gan.generator.label_embedding.weight, small.gan.ema.label_embedding.weight)
     judge = load_discriminator(files["init_discriminator"]).discriminator
     own, theirs = large.gan.discriminator.state_dict(), judge.state_dict()
     name = "trunk.0.conv1.parametrizations.weight.original"
     assert torch.equal(own[name], theirs[name])
-    for line in said:
+    for line in heard.lines:
         taken, total = (int(word) for word in line.split() if word.isdecimal())
         assert total / 3 < taken < total
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from lostgan_serve.errors import CheckpointError, DivergedError, OutputError
+from lostgan_serve.progress import SILENT, Progress
 from lostgan_train import distributed
-from lostgan_train.data import Batch
+from lostgan_train.data import Batch, Batches
 from lostgan_train.distributed import Processes
 from lostgan_train.loop import MOST_SKIPS, Loop, NotFiniteError, Rhythm, Stateful, update
-from lostgan_train.progress import progress
-from training import losses
+from lostgan_train.states import states_in
+from training import Heard, losses
 
 
 class Line:
@@ -48,12 +49,12 @@ class Line:
         return {"square": square}
 
 
-def batches(first: int, steps: int = 6) -> Iterator[Batch]:
+def batches(first: int, steps: int = 6) -> Batches:
     for number in range(first, steps):
         yield {"x": torch.linspace(-1, 1, 4)[:, None] * (number + 1)}
 
 
-def loop(out: Path, learner: Line | None = None, steps: int = 6, keep: int = 2) -> Loop:
+def loop(out: Path, learner: Line | None = None, steps: int = 6, keep: int = 2, progress: Progress = SILENT) -> Loop:
     return Loop(
         "line",
         learner or Line(),
@@ -64,7 +65,7 @@ def loop(out: Path, learner: Line | None = None, steps: int = 6, keep: int = 2) 
         images=4,
         about={"of": "a test"},
         hint="try again",
-        echo=lambda _: None,
+        progress=progress,
     )
 
 
@@ -73,7 +74,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> 
     assert loop(tmp_path / "whole", whole).run(batches)
     first = loop(tmp_path / "parts", parts)
 
-    def with_signal(number: int) -> Iterator[Batch]:
+    def with_signal(number: int) -> Batches:
         for batch in batches(number):
             if first.done == 2:
                 signal.raise_signal(signal.SIGTERM)
@@ -176,7 +177,7 @@ def test_states_are_ordered_by_their_step(tmp_path: Path) -> None:
     for run.done in (9_999_999, 10_000_000):
         run.save()
     assert run.newest_step == 10_000_000
-    assert [path.name for path in run.states] == ["state-10000000.pt"]
+    assert [path.name for path in states_in(tmp_path)] == ["state-10000000.pt"]
 
 
 @pytest.mark.parametrize("bad", [0, 3])
@@ -234,22 +235,13 @@ def test_samples_are_taken_at_their_rhythm_and_disturb_nothing(tmp_path: Path) -
     assert torch.equal(plain.network.weight, sampled.network.weight)
 
 
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def told() -> tuple[list[str], str]:
-        lines: list[str] = []
-        with progress("training", 5, 8, 4, lines.append) as report:
-            for step in (6, 7, 8):
-                report(step, {"l1": 0.5, "skipped": 2})
-        return lines, capsys.readouterr().err
-
-    (line,), shown = told()
-    assert line.startswith("training: step 8/8  l1 0.500  skipped 2  ")
-    assert line.endswith("0:00:00 left")
-    assert shown == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    lines, shown = told()
-    assert lines == []
-    assert "training from step 5" in shown
-    assert "3/3  l1 0.500  skipped 2  " in shown
+def test_progress_tells_steps_figures_and_pace(tmp_path: Path) -> None:
+    heard = Heard()
+    loop(tmp_path, steps=2).run(lambda first: batches(first, 2))
+    second = loop(tmp_path, progress=heard)
+    assert second.resume()
+    second.skipped = 2
+    second.run(batches)
+    done, total, text = heard.counts["line"]
+    assert (done, total) == (6, 6)
+    assert re.fullmatch(r"square \d+\.\d{3}  skipped 2  \d+\.\d images/s", text)

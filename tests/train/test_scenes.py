@@ -22,6 +22,7 @@ from lostgan_serve.errors import OutputError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.synthetic import dataset
 from lostgan_train.synthetic.compose import LEAST_SHARE, Scene, draw_scene
+from training import Heard
 
 SIDE_PX = 32
 
@@ -152,9 +153,9 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_progress_counts_scenes_and_what_was_drawn_before(folder: Path) -> None:
-    told: list[int] = []
-    dataset.write_dataset(folder, 150, SIDE_PX, first_seed=40, progress=told.append)
-    assert told == [150]
+    heard = Heard()
+    dataset.write_dataset(folder, 150, SIDE_PX, first_seed=40, progress=heard)
+    assert heard.lines == [f"{folder}: all 150 scenes are drawn already"]
 
 
 @pytest.mark.parametrize("side_px", [0, 28, 130, 4096])
@@ -196,6 +197,8 @@ main(["scenes", "--out", sys.argv[1], "--count", "20", "--res", "64", "--workers
 
 
 def test_the_commands_import_neither_torch_nor_numpy() -> None:
-    code = "import sys, lostgan_train.cli; print(sorted({'torch', 'numpy', 'PIL', 'pycocotools'} & set(sys.modules)))"
+    code = (
+        "import sys, lostgan_train.commands; print(sorted({'torch', 'numpy', 'PIL', 'pycocotools'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

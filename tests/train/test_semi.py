@@ -21,6 +21,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from conftest import Cli, fails_in_one_line
 from lostgan_serve.errors import CheckpointError, DataError, TrainingError
+from lostgan_serve.progress import SILENT
 from lostgan_train import distributed
 from lostgan_train.data import Example, LayoutDataset, Source, open_data
 from lostgan_train.loop import LOG_FILE
@@ -33,7 +34,7 @@ from lostgan_train.semi_supervised.pseudo_labels import Detected, average_precis
 from lostgan_train.semi_supervised.stages import DETECTIONS_FILE, DETECTOR_FOLDER, detector_loop, parts
 from lostgan_train.settings import SemiSettings
 from lostgan_train.synthetic.dataset import write_dataset
-from training import OPTIONS, SETTINGS
+from training import OPTIONS, SETTINGS, Heard
 
 OWN = ("--threshold", 0.002, "--detector-steps", 3, "--detector-batch", 2)
 """An untrained detector is sure of nothing."""
@@ -70,7 +71,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Iterator[tuple[Path, str]]:
     """The folder of a whole run of the command, and what it printed."""
     folder = tmp_path_factory.mktemp("semi") / "run"
-    printed = cli("semi", *OPTIONS, *OWN, "--data", scenes, "--out", folder, "--steps", 2, check=True).stdout
+    printed = cli("semi", *OPTIONS, *OWN, "--data", scenes, "--out", folder, "--steps", 2, check=True).stderr
     yield folder, printed
     shutil.rmtree(folder)
 
@@ -88,7 +89,7 @@ class FakeDetector(nn.Module):
 
 
 def quiet(settings: SemiSettings, source: Source, out: Path) -> Source:
-    completed = complete(settings, source, out, lambda _: None)
+    completed = complete(settings, source, out, SILENT)
     assert completed
     return completed
 
@@ -100,12 +101,12 @@ def test_the_command_trains_a_detector_labels_and_trains_a_lostgan(finished: tup
     }
     assert (folder / DETECTOR_FOLDER / "state-0000003.pt").is_file()
     for words in (
-        "detector: step 3/3",
+        "detector: 3/3",
         "labelled: 11 images",
         "AP 0.",
         "AP50 0.",
         "training on 10 annotated images",
-        "step 2/2",
+        "training: 2/2",
     ):
         assert words in printed, words
 
@@ -114,8 +115,8 @@ def test_a_resumed_run_repeats_no_stage(finished: tuple[Path, str], tmp_path: Pa
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     detections = tmp_path / DETECTOR_FOLDER / DETECTIONS_FILE
     before = detections.stat().st_mtime_ns
-    printed = cli("semi", "--resume", "--out", tmp_path, "--steps", 3, check=True).stdout
-    assert "detector: step" not in printed
+    printed = cli("semi", "--resume", "--out", tmp_path, "--steps", 3, check=True).stderr
+    assert "detector: " not in printed
     assert detections.stat().st_mtime_ns == before
     assert [json.loads(line)["step"] for line in (tmp_path / LOG_FILE).read_text().splitlines()] == [1, 2, 3]
     fails_in_one_line(cli("semi", "--resume", "--out", tmp_path, "--annotated", 0.25), ["made with --annotated 0.5"])
@@ -148,17 +149,17 @@ def test_images_without_annotations_can_be_left_out(settings: SemiSettings, sour
 def test_images_without_any_annotation_are_labelled(
     settings: SemiSettings, source: Source, tiny: None, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    heard = Heard()
     folder = tmp_path / "photographs"
     (folder / "deeper").mkdir(parents=True)
     for number, example in enumerate(source.examples[:3]):
         shutil.copy(example.image, folder / ("deeper" if number else "") / f"{number}.png")
     (folder / "notes.txt").write_text("not an image")
-    both = complete(replace(settings, unlabelled=folder, threshold=0.0), source, tmp_path / "run", said.append)
+    both = complete(replace(settings, unlabelled=folder, threshold=0.0), source, tmp_path / "run", heard)
     assert both is not None
     assert both.examples[: len(source.examples)] == source.examples
     assert {example.image for example in both.examples[len(source.examples) :]} == set(folder.rglob("*.png"))
-    assert not any("AP" in line for line in said)
+    assert not any("AP" in line for line in heard.lines)
     with pytest.raises(DataError, match="no folder with images"):
         quiet(replace(settings, unlabelled=tmp_path / "nothing"), source, tmp_path / "other")
 
@@ -233,11 +234,11 @@ def test_a_detector_interrupted_and_resumed_equals_an_uninterrupted_one(
             signal.raise_signal(signal.SIGTERM)
         return original(detector, batch, number)
 
-    said: list[str] = []
+    heard = Heard()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detectors.Detector, "step", step)
-        assert complete(replace(settings, threshold=0.0), source, tmp_path / "parts", said.append) is None
-    assert said[-1] == "stopped after step 2 of the detector; go on with --resume"
+        assert complete(replace(settings, threshold=0.0), source, tmp_path / "parts", heard) is None
+    assert heard.lines[-1] == "stopped after step 2 of the detector; go on with --resume"
     quiet(replace(settings, threshold=0.0), source, tmp_path / "parts")
     whole, resumed = ((tmp_path / name / DETECTOR_FOLDER / DETECTIONS_FILE).read_bytes() for name in ("whole", "parts"))
     assert whole == resumed
@@ -248,13 +249,13 @@ def test_a_detector_of_another_run_is_refused(
 ) -> None:
     annotated, _ = parts(settings, source)
     processes = distributed.start()
-    _, loop = detector_loop(settings, annotated, tmp_path, {"seed": 0}, processes, lambda _: None)
+    _, loop = detector_loop(settings, annotated, tmp_path, {"seed": 0}, processes, SILENT)
     loop.out.mkdir(exist_ok=True)
     loop.save()
     with pytest.raises(TrainingError, match="made with seed 0, not 1"):
-        detector_loop(settings, annotated, tmp_path, {"seed": 1}, processes, lambda _: None)
+        detector_loop(settings, annotated, tmp_path, {"seed": 1}, processes, SILENT)
     with pytest.raises(TrainingError, match="--detector-batch 50 is more than the"):
-        detector_loop(replace(settings, detector_batch=50), annotated, tmp_path, {"seed": 0}, processes, lambda _: None)
+        detector_loop(replace(settings, detector_batch=50), annotated, tmp_path, {"seed": 0}, processes, SILENT)
 
 
 def test_detecting_leaves_out_images_that_cannot_be_decoded(
@@ -266,7 +267,7 @@ def test_detecting_leaves_out_images_that_cannot_be_decoded(
     examples = (replace(unlabelled.examples[0], image=broken), *unlabelled.examples[1:])
     network = FakeDetector([[0.0, 0.0, 320.0, 320.0]], [1], [0.9])
     processes = distributed.start()
-    found = detect(network, replace(unlabelled, examples=examples), 0.05, 3, 0, processes, lambda _: None)
+    found = detect(network, replace(unlabelled, examples=examples), 0.05, 3, 0, processes, SILENT)
     assert found is not None
     assert sorted(found) == list(range(1, len(examples)))
     assert found[1]["boxes"] == [[0.0, 0.0, 1.0, 1.0]]
@@ -275,7 +276,7 @@ def test_detecting_leaves_out_images_that_cannot_be_decoded(
 def test_detecting_stops_on_a_signal(settings: SemiSettings, source: Source) -> None:
     network = FakeDetector([[0.0, 0.0, 320.0, 320.0]], [1], [0.9])
     network.register_forward_hook(lambda *_: signal.raise_signal(signal.SIGINT))
-    assert detect(network, parts(settings, source)[1], 0.05, 2, 0, distributed.start(), lambda _: None) is None
+    assert detect(network, parts(settings, source)[1], 0.05, 2, 0, distributed.start(), SILENT) is None
 
 
 def test_pseudo_labels_keep_to_the_limits_of_the_data() -> None:
@@ -327,7 +328,7 @@ def test_average_precision_is_cocos() -> None:
 
 def test_a_detector_starts_from_torchvisions_weights(tmp_path: Path) -> None:
     """A whole Faster R-CNN of 91 classes but for its last layer, or a classifier for the backbone; norms are frozen."""
-    said: list[str] = []
+    heard = Heard()
     torch.manual_seed(1)
     whole = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
     body = mobilenet_v3_large(weights=None)
@@ -335,7 +336,7 @@ def test_a_detector_starts_from_torchvisions_weights(tmp_path: Path) -> None:
         path = tmp_path / "weights.pth"
         torch.save(network.state_dict(), path)
         detector = build_detector("mobilenet", 27)
-        load_weights(detector, path, said.append)
+        load_weights(detector, path, heard)
         assert not any(isinstance(module, nn.BatchNorm2d) for module in detector.modules())
         assert any(isinstance(module, FrozenBatchNorm2d) for module in detector.modules())
         own, theirs = detector.state_dict(), network.state_dict()
@@ -344,10 +345,10 @@ def test_a_detector_starts_from_torchvisions_weights(tmp_path: Path) -> None:
         if taken:
             assert torch.equal(own[name], theirs[name])
         assert own["roi_heads.box_predictor.cls_score.weight"].shape[0] == 27
-    assert len(said) == 2
+    assert len(heard.lines) == 2
     torch.save({"weight": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match=r"tensors of the backbone are not in it .*; check --detector"):
-        load_weights(build_detector("mobilenet", 27), path, said.append)
+        load_weights(build_detector("mobilenet", 27), path, heard)
     path.write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="cannot be read as a state dict"):
-        load_weights(build_detector("mobilenet", 27), path, said.append)
+        load_weights(build_detector("mobilenet", 27), path, heard)

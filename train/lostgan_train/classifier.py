@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.ops import masks_to_boxes, roi_align
 
+from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.data import Batch, epoch_generator
+from lostgan_train.data import Batch, Batches, epoch_generator
 from lostgan_train.distributed import Processes
 from lostgan_train.loop import Loop, Rhythm, Stateful, update
 from lostgan_train.synthetic.compose import Scene, draw_scene
@@ -85,13 +86,14 @@ def crop(images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     return cut.round().clamp(0, 255).to(torch.uint8)
 
 
-def draw_crops(seeds: range, side_px: int, progress: Callable[[int], object]) -> tuple[Tensor, Tensor]:
+def draw_crops(seeds: range, side_px: int, progress: Progress = SILENT) -> tuple[Tensor, Tensor]:
     """The crops of all objects of drawn scenes, [N, 3, CROP_PX, CROP_PX] uint8, and their labels' ids, [N] int64."""
     crops, labels = [], []
-    for scene in drawn(seeds, side_px):
-        crops.append(crop(torch.from_numpy(scene.image)[None], [boxes_of(scene)]))
-        labels.append(ids_of(scene))
-        progress(1)
+    with progress.count("drawing crops", len(seeds)) as advance:
+        for done, scene in enumerate(drawn(seeds, side_px), 1):
+            crops.append(crop(torch.from_numpy(scene.image)[None], [boxes_of(scene)]))
+            labels.append(ids_of(scene))
+            advance(done, "")
     return torch.cat(crops), torch.cat(labels)
 
 
@@ -139,7 +141,7 @@ def train_classifier(
     vocabulary: Vocabulary,
     folder: Path,
     processes: Processes,
-    echo: Callable[[str], None],
+    progress: Progress = SILENT,
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> nn.Module | None:
@@ -153,10 +155,10 @@ def train_classifier(
     rhythm = Rhythm(classifier.steps, save_every=classifier.steps)
     loop = Loop(
         "learning labels", classifier, folder, rhythm,
-        processes=processes, seed=seed, images=_BATCH, about={}, hint="take another --seed", echo=echo,
+        processes=processes, seed=seed, images=_BATCH, about={}, hint="take another --seed", progress=progress,
     )  # fmt: skip
 
-    def batches(first: int) -> Iterator[Batch]:
+    def batches(first: int) -> Batches:
         for number in range(first, classifier.steps):
             epoch, part = divmod(number, per_epoch)
             order = torch.randperm(len(crops), generator=epoch_generator(seed, epoch))

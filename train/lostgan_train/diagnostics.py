@@ -6,7 +6,7 @@ The same figures of the real pictures stand beside them. Shapes: N pictures, R s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lostgan_serve.contract import Array
 from lostgan_serve.errors import VocabularyError
+from lostgan_serve.progress import SILENT, Progress
 from lostgan_train.classifier import Confusion, crop, recognise, train_classifier
 from lostgan_train.data import LayoutDataset
 from lostgan_train.distributed import Processes
@@ -111,13 +112,13 @@ class Diagnostics:
     """
 
     def __init__(
-        self, dataset: LayoutDataset, folder: Path, seed: int, processes: Processes, echo: Callable[[str], None]
+        self, dataset: LayoutDataset, folder: Path, seed: int, processes: Processes, progress: Progress = SILENT
     ) -> None:
         self.vocabulary = dataset.source.vocabulary
         # where there are enough, the classifier learns from other pictures than those that it judges
         first = _PICTURES if len(dataset) >= 2 * _PICTURES else 0
         crops, labels = _crops(dataset, range(first, min(first + _CLASSIFIER_PICTURES, len(dataset))))
-        classifier = train_classifier(crops, labels, self.vocabulary, folder, processes.alone(), echo, seed=seed)
+        classifier = train_classifier(crops, labels, self.vocabulary, folder, processes.alone(), progress, seed=seed)
         self.ready = classifier is not None
         if classifier is None:
             return

@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lostgan_serve.errors import TrainingError
+from lostgan_serve.progress import SILENT, Progress
 
 
 class Processes:
@@ -32,6 +33,10 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that writes files and tells of progress."""
         return self.rank == 0
+
+    def telling(self, progress: Progress) -> Progress:
+        """`progress` in the first process; in all others one that tells nobody."""
+        return progress if self.first else SILENT
 
     def alone(self) -> Processes:
         """This process by itself, on the same device."""

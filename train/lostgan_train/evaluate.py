@@ -1,11 +1,13 @@
-"""How well a generator keeps to layouts, on held-out scenes: its object maps against the true masks, and whether what
-it paints into a box is recognised."""
+"""How well a generator keeps to layouts, on held-out scenes: its object maps against the true masks, and whether the
+objects that it generates are recognised."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,14 +16,27 @@ from torch import nn
 
 from lostgan_serve.contract import INPUT_NAMES, Array
 from lostgan_serve.encoding import encode
+from lostgan_serve.errors import TrainingError
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import Result
 from lostgan_serve.png import png
+from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.render import contact_sheet
-from lostgan_train.classifier import Confusion, boxes_of, crop, drawn, ids_of, recognise
+from lostgan_train.classifier import (
+    Confusion,
+    boxes_of,
+    crop,
+    draw_crops,
+    drawn,
+    ids_of,
+    recognise,
+    train_classifier,
+    training_side,
+)
 from lostgan_train.diagnostics import GRASS, SKY, Look, LookMeter, owners_by_box
-from lostgan_train.networks.checkpoint import Checkpoint
+from lostgan_train.distributed import Processes
+from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint
 from lostgan_train.networks.generator import to_pixels
 from lostgan_train.networks.layers import resize
 from lostgan_train.networks.masks import object_map
@@ -71,19 +86,40 @@ class LayoutScores:
         ]
 
 
+def load_generator(path: Path) -> Checkpoint:
+    """Read a generator of the built-in scenes. Raises InputError, CheckpointError, and TrainingError for another."""
+    checkpoint = load_checkpoint(path)
+    if (name := checkpoint.vocabulary.name) != "scenes":
+        raise TrainingError(f"{path}: generates {name}; only generators of scenes can be scored")
+    return checkpoint
+
+
+def evaluate(
+    checkpoint: Checkpoint, count: int, training_scenes: int, progress: Progress = SILENT
+) -> LayoutScores | None:
+    """Score a generator on `count` held-out scenes by a classifier that learns from crops of `training_scenes` drawn
+    ones. None where SIGTERM or SIGINT stopped it."""
+    side = training_side(checkpoint.generator.config.resolution)
+    crops, labels = draw_crops(range(training_scenes), side, progress)
+    with tempfile.TemporaryDirectory(prefix="lostgan-classifier-") as folder:
+        classifier = train_classifier(crops, labels, checkpoint.vocabulary, Path(folder), Processes(), progress)
+    return None if classifier is None else score_layouts(checkpoint, classifier, count, progress)
+
+
 def score_layouts(
-    checkpoint: Checkpoint, classifier: nn.Module, count: int, progress: Callable[[int], object]
+    checkpoint: Checkpoint, classifier: nn.Module, count: int, progress: Progress = SILENT
 ) -> LayoutScores:
-    """Paint the layouts of `count` held-out scenes in two styles each. Scenes with more objects than the vocabulary
-    has slots are passed over. classifier: as of `train_classifier`. progress: told of each few scenes done."""
+    """Generate the layouts of `count` held-out scenes in two styles each, and compare them with the scenes.
+
+    Scenes with more objects than the vocabulary has slots are passed over. classifier: as of `train_classifier`.
+    """
     ious: list[float] = []
     of_boxes: list[float] = []
     distances: list[float] = []
     differences: list[float] = []
     labels, real, generated = [], [], []
     on_drawn, on_made = LookMeter(), LookMeter()
-    scenes = _held_out(checkpoint, count)
-    while batch := list(islice(scenes, _BATCH)):
+    for batch in _batches_of_scenes(checkpoint, count, progress):
         layouts = [layout for layout, _ in batch]
         styles = [_paint(checkpoint, layouts, style) for style in (0, 1)]
         for k, (_, scene) in enumerate(batch):
@@ -101,13 +137,22 @@ def score_layouts(
         labels += [ids_of(scene) for _, scene in batch]
         real.append(guesses[0])
         generated.append(torch.stack(guesses[1:], 1))
-        progress(len(batch))
     truth = torch.cat(labels)
     on_real = Confusion.of(truth, torch.cat(real), checkpoint.vocabulary)
     on_generated = Confusion.of(truth.repeat_interleave(2), torch.cat(generated).flatten(), checkpoint.vocabulary)
     iou, of_box, distance, difference = (float(np.mean(values)) for values in (ious, of_boxes, distances, differences))
     looks = (on_drawn.look(), on_made.look())
     return LayoutScores(len(distances), len(ious), iou, of_box, distance, difference, *looks, on_real, on_generated)
+
+
+def _batches_of_scenes(checkpoint: Checkpoint, count: int, progress: Progress) -> Iterator[list[tuple[Layout, Scene]]]:
+    """The held-out scenes, a few at a time; each lot counts as done when the next is asked for."""
+    scenes, done = _held_out(checkpoint, count), 0
+    with progress.count("generating", count) as advance:
+        while batch := list(islice(scenes, _BATCH)):
+            yield batch
+            done += len(batch)
+            advance(done, "")
 
 
 def _region(scene: Scene, label: str) -> Array:

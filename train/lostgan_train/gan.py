@@ -1,12 +1,12 @@
-"""Adversarial training of a LostGAN: the step of section 2.2.5, and the run around it."""
+"""Adversarial training of a LostGAN: the step of section 2.2.5."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +14,14 @@ from torch import Tensor, nn
 
 from lostgan_serve.contract import Z_DIM
 from lostgan_serve.errors import CheckpointError, TrainingError
-from lostgan_serve.files import write_file
+from lostgan_serve.progress import Progress
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train import distributed
-from lostgan_train.data import Batch, LayoutDataset, Sampling, Source, batches_of
-from lostgan_train.diagnostics import Diagnostics
+from lostgan_train.data import Batch
 from lostgan_train.distributed import Processes
-from lostgan_train.loop import LOG_FILE, SEED_STRIDE, Loop, Rhythm, Stateful, update
+from lostgan_train.loop import SEED_STRIDE, Stateful, update
 from lostgan_train.losses import adversarial_loss, discriminator_loss
-from lostgan_train.networks.checkpoint import (
-    Checkpoint,
-    DiscriminatorCheckpoint,
-    load_checkpoint,
-    load_discriminator,
-    save_checkpoint,
-    save_discriminator,
-)
+from lostgan_train.networks.checkpoint import load_checkpoint, load_discriminator
 from lostgan_train.networks.discriminator import Discriminator, DiscriminatorConfig
 from lostgan_train.networks.formulation import OURS, Formulation
 from lostgan_train.networks.generator import Generator, GeneratorConfig, Norm
@@ -37,13 +29,8 @@ from lostgan_train.networks.importer import mask_classes
 from lostgan_train.networks.layers import initialize
 from lostgan_train.perceptual import perceptual_loss
 from lostgan_train.settings import TrainSettings
-from lostgan_train.sheets import curves, sample_sheet
-from lostgan_train.signals import stop_on_signals
-
-CLASSIFIER_FOLDER = "classifier"
 
 _BETAS = (0.0, 0.999)
-_HINT = "go on from it with --resume and a lower --learning-rate, or --precision fp32"
 
 
 class GAN:
@@ -105,15 +92,15 @@ class GAN:
         self._average(number)
         return losses
 
-    def start(self, echo: Callable[[str], None]) -> None:
+    def start(self, progress: Progress) -> None:
         """Begin with the weights of `settings.init` and `settings.init_discriminator`. Of another variant, width or
         ablation, those layers are taken that both have, by name and shape. Raises CheckpointError."""
         if (path := self.settings.init) is not None:
             generator = load_checkpoint(path)
-            self._take(path, generator.generator, generator.vocabulary, (self.generator, self.ema), echo)
+            self._take(path, generator.generator, generator.vocabulary, (self.generator, self.ema), progress)
         if (path := self.settings.init_discriminator) is not None:
             judge = load_discriminator(path)
-            self._take(path, judge.discriminator, judge.vocabulary, (self.discriminator,), echo)
+            self._take(path, judge.discriminator, judge.vocabulary, (self.discriminator,), progress)
 
     def _take(
         self,
@@ -121,7 +108,7 @@ class GAN:
         theirs: nn.Module,
         vocabulary: Vocabulary,
         ours: Sequence[nn.Module],
-        echo: Callable[[str], None],
+        progress: Progress,
     ) -> None:
         if vocabulary.labels != self.vocabulary.labels:
             raise CheckpointError(
@@ -131,7 +118,7 @@ class GAN:
         fitting = {name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape}
         for network in ours:
             network.load_state_dict(own | fitting)
-        echo(f"{path}: {len(fitting)} of {len(own)} tensors start from it")
+        progress.note(f"{path}: {len(fitting)} of {len(own)} tensors start from it")
 
     def _set_rates(self, number: int) -> None:
         settings = self.settings
@@ -262,94 +249,3 @@ def _check_parts(settings: TrainSettings, config: GeneratorConfig, world: int) -
             f"--batch {settings.batch} in {settings.accumulate} parts: {config.variant} normalizes over the images of "
             "a part, which must be 2 or more; raise --batch or lower --accumulate"
         )
-
-
-class TrainingRun:
-    """One process of a run: a GAN, its data and its loop.
-
-    source: the data. out: the folder of the run. echo: where progress is told. formulation: the parts that both
-    networks are built of. Raises what `GAN` raises.
-    """
-
-    def __init__(
-        self,
-        settings: TrainSettings,
-        source: Source,
-        out: Path,
-        echo: Callable[[str], None] = print,
-        formulation: Formulation = OURS,
-    ) -> None:
-        self.settings, self.source, self.out, self.echo = settings, source, out, echo
-        processes = distributed.start()
-        self.gan = GAN(settings, source.vocabulary, processes, formulation)
-        side = self.gan.generator.config.resolution
-        self.dataset = LayoutDataset(source, side, seed=settings.seed)
-        self.shown = LayoutDataset(source, side, flip=False)
-        self.sampling = Sampling(
-            settings.batch, settings.seed, settings.discriminator_updates, settings.balance,
-            processes.rank, processes.count,
-        )  # fmt: skip
-        if len(self.dataset) < self.sampling.images:
-            raise TrainingError(
-                f"--batch {settings.batch}: a step takes {self.sampling.images} images, more than the "
-                f"{len(self.dataset)} of the data; lower it"
-            )
-        rhythm = Rhythm(settings.steps, settings.checkpoint_every, settings.keep, settings.sample_every)
-        about = {"vocabulary": source.vocabulary.labels, "images": len(self.dataset)}
-        self.loop = Loop(
-            "training", self.gan, out, rhythm,
-            processes=processes, seed=settings.seed, images=self.sampling.images, about=about, hint=_HINT, echo=echo,
-        )  # fmt: skip
-        self.diagnostics: Diagnostics | None = None
-        self.loop.on_save, self.loop.on_sample = self._release, self._write_samples
-
-    def run(self) -> None:
-        """Train up to `settings.steps`, or until SIGTERM or SIGINT; either way the state is saved. Raises DivergedError
-        where steps stay not finite, and OutputError."""
-        with stop_on_signals(self.loop.stop):
-            ready = self._prepare_samples()
-        if not ready:
-            self.echo(f"stopped while preparing; go on with: --resume --out {self.out}")
-        elif not self.loop.run(self.batches):
-            self.echo(f"stopped after step {self.loop.done}; go on with: --resume --out {self.out}")
-        elif self.loop.processes.first and (log := self.out / LOG_FILE).is_file():
-            write_file(self.out / "curves.png", curves(log))
-
-    def begin(self) -> None:
-        """Go on from the newest state; without any, begin with the weights that the settings name. Raises
-        CheckpointError where no state can be read, or it is of data with other labels."""
-        if not self.loop.resume(self._check):
-            self.gan.start(self.echo)
-
-    def batches(self, first: int) -> Iterator[Batch]:
-        """This process's batches from step `first` on, epoch by epoch; an epoch's last, incomplete one is left out."""
-        return batches_of(self.dataset, self.sampling, first, self.settings.steps, self.settings.workers)
-
-    def _check(self, file: Path, about: Mapping[str, Any]) -> None:
-        if about["vocabulary"] != self.source.vocabulary.labels:
-            raise CheckpointError(f"{file}: made with data of other labels; resume with the --data of that run")
-        if about["images"] != len(self.dataset):
-            self.echo(f"note: {file} was made with {about['images']} images, these are {len(self.dataset)}")
-
-    def _release(self) -> None:
-        vocabulary = self.source.vocabulary
-        judge = DiscriminatorCheckpoint(self.gan.discriminator, vocabulary)
-        save_checkpoint(self.out / "generator.safetensors", Checkpoint(self.gan.ema, vocabulary, "trained"))
-        save_discriminator(self.out / "discriminator.safetensors", judge)
-
-    def _prepare_samples(self) -> bool:
-        """Make what the samples need, in the first process, if any are to come. Whether no signal stopped it."""
-        every, processes = self.settings.sample_every, self.loop.processes
-        if processes.first and self.loop.done // every < self.settings.steps // every:
-            folder = self.out / CLASSIFIER_FOLDER
-            self.diagnostics = Diagnostics(self.shown, folder, self.settings.seed, processes, self.echo)
-        unready = self.diagnostics is not None and not self.diagnostics.ready
-        (stopped,) = processes.any(unready or self.loop.stopping)
-        return not stopped
-
-    def _write_samples(self, step: int) -> Mapping[str, float]:
-        write_file(self.out / "samples" / f"step-{step:07}.png", sample_sheet(self.gan.ema, self.shown))
-        assert self.diagnostics is not None
-        figures = self.diagnostics(self.gan.ema)
-        self.echo(f"samples of step {step} (real ones): {figures.beside(self.diagnostics.real)}")
-        return figures.measured()

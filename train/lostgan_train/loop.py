@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,17 +23,17 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lostgan_serve.errors import CheckpointError, DivergedError
-from lostgan_serve.files import write_file, writing
-from lostgan_train.data import Batch
+from lostgan_serve.files import reading, write_file, writing
+from lostgan_serve.progress import SILENT, Progress
+from lostgan_train.data import Batch, Batches
 from lostgan_train.distributed import Processes
-from lostgan_train.progress import progress
 from lostgan_train.signals import stop_on_signals
+from lostgan_train.states import STATE_FILES, set_aside, state_file, states_in, step_of
 
 MOST_SKIPS = 20
 """Steps in a row that are not finite, after which a run stops."""
 
 LOG_FILE, BOARD_FOLDER = "losses.jsonl", "tensorboard"
-STATE_FILES = "state-*.pt"
 SEED_STRIDE = 1_000_003
 _MOST_PROCESSES = 4096
 
@@ -93,15 +94,16 @@ class Loop:
         images: int,
         about: Mapping[str, Any],
         hint: str,
-        echo: Callable[[str], None] = print,
+        progress: Progress = SILENT,
     ) -> None:
         self.name, self.learner, self.out, self.rhythm, self.processes = name, learner, out, rhythm, processes
-        self.seed, self.images, self.about, self.hint, self.echo = seed, images, dict(about), hint, echo
+        self.seed, self.images, self.about, self.hint = seed, images, dict(about), hint
+        self.progress = processes.telling(progress)
         self.done = self.skipped = self.skipped_in_a_row = 0
         self.stopping = False
         self._before = Snapshot(learner.state)
 
-    def run(self, batches: Callable[[int], Iterator[Batch]]) -> bool:
+    def run(self, batches: Callable[[int], Batches]) -> bool:
         """Train up to the last step, or until SIGTERM or SIGINT reaches any process; either way the state is saved.
 
         batches: makes the batches from a step on. Returns whether all steps are done. Raises DivergedError where steps
@@ -110,13 +112,15 @@ class Loop:
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             self._sweep()
-        self._cut_log()
+            self._cut_log()
         if self.done and self.processes.first and self.on_save:
             self.on_save()  # a kill may have come between the last state and its release
         rhythm, device = self.rhythm, self.processes.device
         seeds = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with stop_on_signals(self.stop), seeds, self._records() as record:
-            for batch in batches(self.done):
+        with (
+            stop_on_signals(self.stop), seeds, self._records() as record, closing(batches(self.done)) as steps,
+        ):  # fmt: skip
+            for batch in steps:
                 losses = self.step(batch)
                 (stop,) = self.processes.any(self.stopping)
                 if rhythm.sample_every and self.done % rhythm.sample_every == 0:
@@ -154,21 +158,17 @@ class Loop:
         buffer = BytesIO()
         parts = {name: part.state_dict() for name, part in self.learner.state.items()}
         torch.save({"about": self.about, "step": self.done, "skipped": self.skipped, **parts}, buffer)
-        write_file(self.out / f"state-{self.done:07}.pt", buffer.getvalue())
-        for old in self.states[self.rhythm.keep :]:
-            old.unlink()
+        write_file(state_file(self.out, self.done), buffer.getvalue())
+        with writing(self.out):
+            for old in states_in(self.out)[self.rhythm.keep :]:
+                old.unlink()
         if self.on_save:
             self.on_save()
 
     @property
-    def states(self) -> list[Path]:
-        """The files of saved states, the newest first."""
-        return sorted(self.out.glob(STATE_FILES), key=_step_of, reverse=True)
-
-    @property
     def newest_step(self) -> int:
         """The step of the newest state, 0 without any."""
-        return max(map(_step_of, self.states), default=0)
+        return max(map(step_of, states_in(self.out)), default=0)
 
     def resume(self, check: Callable[[Path, dict[str, Any]], None] = lambda _file, _about: None) -> bool:
         """Go on from the newest state that is whole; whether there is any state. One that is damaged is set aside, so
@@ -177,7 +177,8 @@ class Loop:
         check: told of the state's file and of its words on its run, to refuse it. Raises CheckpointError where no state
         is whole.
         """
-        files = self.states
+        with reading(self.out):
+            files = states_in(self.out)
         (some, none) = self.processes.any(bool(files), not files)
         if some and none:
             raise CheckpointError(f"{self.out}: not all processes see its states; keep runs on storage that all share")
@@ -193,8 +194,9 @@ class Loop:
                     part.load_state_dict(state[name])
             self.done, self.skipped = state["step"], state["skipped"]
             if self.processes.first:
-                for each in damaged:
-                    each.rename(each.with_name(f"damaged-{each.name}"))
+                with writing(self.out):
+                    for each in damaged:
+                        set_aside(each)
             return True
         if files:
             raise CheckpointError(
@@ -204,20 +206,19 @@ class Loop:
         return False
 
     def _whole_state(self, file: Path) -> dict[str, Any] | None:
-        """A state, or None where it is damaged for any of the processes: all go on from the same one. Raises
-        CheckpointError where the file cannot be read for another reason."""
+        """A state, or None where it is damaged for any of the processes: all go on from the same one. Raises InputError
+        where the file cannot be read for another reason."""
         state, reason = None, ""
-        try:
-            state = _read_state(file)
-        except OSError as error:
-            raise CheckpointError(
-                f"{file}: cannot be read ({error.strerror or error}); mend that, then resume"
-            ) from None
-        except Exception as error:  # torch raises many kinds for a damaged file
-            reason = type(error).__name__
+        with reading(file):
+            try:
+                state = _read_state(file)
+            except OSError:
+                raise
+            except Exception as error:  # torch raises many kinds for a damaged file
+                reason = type(error).__name__
         (damaged,) = self.processes.any(state is None)
-        if damaged and self.processes.first:
-            self.echo(f"note: {file} cannot be read ({reason or 'by another process'}); trying the one before")
+        if damaged:
+            self.progress.note(f"note: {file} cannot be read ({reason or 'by another process'}); trying the one before")
         return None if damaged else state
 
     def _sweep(self) -> None:
@@ -245,8 +246,9 @@ class Loop:
         if not self.processes.first:
             yield lambda _: None
             return
-        told = progress(self.name, self.done, self.rhythm.steps, self.images, self.echo)
-        with _board(self.out / BOARD_FOLDER, self.done) as board, told as report:
+        counted = self.progress.count(self.name, self.rhythm.steps, self.done)
+        with _board(self.out / BOARD_FOLDER, self.done) as board, counted as advance:
+            first, start = self.done, time.monotonic()
 
             def record(figures: dict[str, float]) -> None:
                 line = {"step": self.done, **{k: round(v, 6) for k, v in figures.items()}, "skipped": self.skipped}
@@ -255,7 +257,9 @@ class Loop:
                 with writing(self.out / BOARD_FOLDER):
                     for name, value in figures.items():
                         board.add_scalar(name, value, self.done)
-                report(self.done, figures | ({"skipped": self.skipped} if self.skipped else {}))
+                told = figures | ({"skipped": self.skipped} if self.skipped else {})
+                pace = (self.done - first) * self.images / (time.monotonic() - start)
+                advance(self.done, f"{words(told)}  {pace:.1f} images/s")
 
             yield record
 
@@ -264,8 +268,9 @@ class Loop:
         self.stopping = True
 
 
-def _step_of(file: Path) -> int:
-    return int(file.stem.rpartition("-")[2])
+def words(figures: Mapping[str, float]) -> str:
+    """Figures by name as a line for people."""
+    return "  ".join(f"{name} {value:.3f}".removesuffix(".000") for name, value in figures.items())
 
 
 def _read_state(file: Path) -> dict[str, Any]:

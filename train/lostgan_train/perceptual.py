@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import vgg19
 
-from lostgan_serve.errors import CheckpointError, MissingExtraError
+from lostgan_serve.errors import CheckpointError, InputError, MissingExtraError
+from lostgan_serve.files import reading
 
 NONE, LITE = "none", "efficientnet-lite0"
 
@@ -25,7 +26,8 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def perceptual_loss(name: str) -> nn.Module | None:
     """The loss that `--perceptual` names: none, efficientnet-lite0, or a file of VGG19 weights. It takes an image and a
-    target, [B, 3, R, R] in [-1, 1], and returns a scalar. Raises CheckpointError, MissingExtraError."""
+    target, [B, 3, R, R] in [-1, 1], and returns a scalar. Raises CheckpointError, InputError,
+    MissingExtraError."""
     if name == NONE:
         return None
     return LitePerceptualLoss() if name == LITE else PerceptualLoss(Path(name))
@@ -34,8 +36,8 @@ def perceptual_loss(name: str) -> nn.Module | None:
 class PerceptualLoss(nn.Module):
     """L1 between VGG19's features of two images, last term of equation 11.
 
-    weights: torchvision's vgg19 state dict, such as vgg19-dcbb9e9d.pth. Raises CheckpointError where the file is
-    missing or something else.
+    weights: torchvision's vgg19 state dict, such as vgg19-dcbb9e9d.pth. Raises InputError where the file is missing or
+    may not be read, and CheckpointError where it is something else.
     """
 
     def __init__(self, weights: Path) -> None:
@@ -65,8 +67,10 @@ class PerceptualLoss(nn.Module):
 
 def _read_vgg19(path: Path) -> dict[str, Tensor]:
     where = "torchvision publishes it as vgg19-dcbb9e9d.pth; download it and name it, or give --perceptual none"
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file of VGG19 weights; {where}")
+    with reading(path):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file of VGG19 weights; {where}")
+        path.open("rb").close()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any, Generic
 
 from lostgan_serve.errors import CheckpointError, TrainingError
-from lostgan_serve.files import write_file
-from lostgan_train.settings import S, build, option_name
+from lostgan_serve.files import reading, write_file
+from lostgan_train.settings import S, build, option_name, read_config
+from lostgan_train.states import STATE_FILES, states_in
 
 RUN_FILE = "run.json"
+
+_ANEW = f"remove the states ({STATE_FILES}) to begin anew, or choose another --out"
+_RESTORE = "restore it, or begin anew in another --out"
 
 
 @dataclass(frozen=True)
@@ -54,29 +58,54 @@ class RunFile(Generic[S]):
         write_file(self.out / RUN_FILE, json.dumps(content, indent=1).encode())
 
 
+def settings_for(kind: type[S], out: Path, resume: bool, config: Path | None, options: Mapping[str, Any]) -> S:
+    """The settings of a run: the options over the file `config` over those of the run in `out`, or over the defaults.
+
+    resume: whether there is a run in `out` to go on with. Raises InputError, TrainingError, CheckpointError.
+    """
+    values = {**(read_config(kind, config) if config else {}), **options}
+    if not resume:
+        return new_run(kind, out, values)
+    for name in ("init", "init_discriminator"):
+        if name in options:
+            raise TrainingError(
+                f"{option_name(name)} and --resume exclude each other: a resumed run has its own weights"
+            )
+    return read_run(kind, out).override(values)
+
+
 def new_run(kind: type[S], out: Path, values: Mapping[str, Any]) -> S:
     """The settings of a new run: given values over defaults.
 
-    Raises TrainingError where the folder holds a run, or a setting is missing or impossible.
+    Raises TrainingError where the folder holds a run, or a setting is missing or impossible, and InputError where it
+    may not be searched.
     """
-    if (out / RUN_FILE).exists():
-        raise TrainingError(f"{out}: holds a run already; go on with --resume, or choose another --out")
+    with reading(out):
+        if (out / RUN_FILE).exists():
+            raise TrainingError(f"{out}: holds a run already; go on with --resume, or choose another --out")
+        if states_in(out):
+            raise TrainingError(f"{out}: holds states of a run, but no {RUN_FILE}; {_ANEW}")
     return build(kind, values)
 
 
 def read_run(kind: type[S], out: Path) -> RunFile[S]:
-    """The run in a folder. Raises CheckpointError where it holds none that can be read."""
+    """The run in a folder. Raises CheckpointError where it holds none that is whole, and InputError where that may not
+    be read."""
     path = out / RUN_FILE
+    with reading(path):
+        if not path.exists() and states_in(out):
+            raise CheckpointError(f"{path}: missing, though there are states; restore it, or {_ANEW}")
+        if not path.exists():
+            raise CheckpointError(f"{out}: no state to resume from; start the run without --resume")
+        text = path.read_bytes()
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
         command, settings, changes = content["command"], content["settings"], tuple(content["changes"])
-    except FileNotFoundError:
-        raise CheckpointError(f"{out}: no state to resume from; start the run without --resume") from None
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({type(error).__name__}); restore it, or begin anew") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({type(error).__name__}); {_RESTORE}") from None
     if command != kind.command:
         raise CheckpointError(f"{path}: a run of `{command}`; go on with: lostgan-serve {command} --resume --out {out}")
     try:
         return RunFile(out, build(kind, settings), changes)
     except TrainingError as error:
-        raise CheckpointError(f"{path}: {error}; restore it, or begin anew") from None
+        raise CheckpointError(f"{path}: {error}; {_RESTORE}") from None

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lostgan_serve.errors import CheckpointError, VocabularyError
-from lostgan_serve.files import write_file
+from lostgan_serve.errors import CheckpointError, InputError, VocabularyError
+from lostgan_serve.files import reading, write_file
 from lostgan_serve.manifest import Manifest, Precision
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.networks.discriminator import Discriminator, DiscriminatorConfig
@@ -96,7 +96,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a file that `save_checkpoint` wrote; every key and shape must fit. Raises CheckpointError."""
+    """Read a file that `save_checkpoint` wrote; every key and shape must fit. Raises CheckpointError, and InputError
+    where it is missing or may not be read."""
     generator, vocabulary, metadata = _read(path, _GENERATOR)
     with _naming_damage(path):
         weights: Weights = TypeAdapter(Weights).validate_python(metadata["weights"])
@@ -115,7 +116,8 @@ def save_discriminator(path: Path, checkpoint: DiscriminatorCheckpoint, *, half:
 
 
 def load_discriminator(path: Path) -> DiscriminatorCheckpoint:
-    """Read a file that `save_discriminator` wrote; every key and shape must fit. Raises CheckpointError."""
+    """Read a file that `save_discriminator` wrote; every key and shape must fit. Raises CheckpointError, and InputError
+    where it is missing or may not be read."""
     discriminator, vocabulary, _ = _read(path, _DISCRIMINATOR)
     return DiscriminatorCheckpoint(discriminator, vocabulary)
 
@@ -196,9 +198,12 @@ def _read(path: Path, kind: _Kind[C, N]) -> tuple[N, Vocabulary, dict[str, str]]
 
 
 def _open(path: Path, origin: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read the metadata and the tensors of a safetensors file. Raises CheckpointError, which tells `origin`."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; {origin}")
+    """Read the metadata and the tensors of a safetensors file. Raises InputError and CheckpointError, which tell
+    `origin`."""
+    with reading(path):
+        if not path.is_file():
+            raise InputError(f"{path}: no such checkpoint; {origin}")
+        path.open("rb").close()  # so that one that may not be read is not called damaged
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

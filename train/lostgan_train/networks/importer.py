@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lostgan_serve.errors import CheckpointError
+from lostgan_serve.errors import CheckpointError, InputError
+from lostgan_serve.files import reading
 from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.networks.checkpoint import Checkpoint
 from lostgan_train.networks.generator import Generator, GeneratorConfig
 from lostgan_train.networks.masks import PYRAMID_SIDES
 
@@ -123,8 +125,14 @@ def convert_official(state: Mapping[str, Tensor], config: GeneratorConfig) -> Ge
     return generator.eval()
 
 
+def import_official(path: Path, variant: str, vocabulary: Vocabulary) -> Checkpoint:
+    """Make a checkpoint of the generator in a released file. Raises CheckpointError, and InputError for a file that is
+    missing or may not be read."""
+    return Checkpoint(load_official(path, GeneratorConfig(variant, len(vocabulary))), vocabulary, "trained")
+
+
 def load_official(path: Path, config: GeneratorConfig) -> Generator:
-    """Read the generator in a released file. Raises CheckpointError naming the file."""
+    """Read the generator in a released file. Raises CheckpointError naming the file, and InputError."""
     state = read_official(path)
     try:
         return convert_official(state, config)
@@ -149,13 +157,15 @@ def _add_spectral_vectors(state: dict[str, Tensor], wanted: set[str]) -> None:
 
 
 def read_official(path: Path) -> dict[str, Tensor]:
-    """Read a state dict saved by torch.save; nothing but tensors is ever unpickled. Raises CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give the .pth file of the released weights")
-    foreign = f"{path}: truncated, or not a file that torch.save wrote; fetch it again"
-    try:
+    """Read a state dict saved by torch.save; nothing but tensors is ever unpickled. Raises CheckpointError, and
+    InputError for a file that is missing or may not be read."""
+    with reading(path):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; give the .pth file of the released weights")
         with path.open("rb") as file:
             head = file.read(4)
+    foreign = f"{path}: truncated, or not a file that torch.save wrote; fetch it again"
+    try:
         if not head.startswith(_MAGICS):
             raise CheckpointError(foreign)
         with warnings.catch_warnings():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,8 @@ from torchvision.ops import FrozenBatchNorm2d, box_convert
 
 from lostgan_serve.contract import IMAGE_LABEL
 from lostgan_serve.errors import CheckpointError
+from lostgan_serve.files import reading
+from lostgan_serve.progress import Progress
 from lostgan_train import distributed
 from lostgan_train.data import Batch
 from lostgan_train.distributed import Processes
@@ -53,16 +55,18 @@ def build_detector(architecture: str, labels: int) -> nn.Module:
     return cast(nn.Module, detector)
 
 
-def load_weights(detector: nn.Module, path: Path, echo: Callable[[str], None]) -> None:
+def load_weights(detector: nn.Module, path: Path, progress: Progress) -> None:
     """Start a detector from torchvision's weights of the same architecture: a whole Faster R-CNN, whose last layer is
     left out, or a classifier, which becomes the backbone. Batch norm is frozen then, as torchvision does.
 
-    Raises CheckpointError for a file that is missing, broken or of another network.
+    Raises InputError for a file that is missing or may not be read, CheckpointError for one that is broken or of
+    another network.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with reading(path):
+            state = torch.load(path, map_location="cpu", weights_only=True)
         given: dict[str, Tensor] = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path}: cannot be read as a state dict ({type(error).__name__}); name a file of torchvision's weights"
         ) from error
@@ -82,7 +86,7 @@ def load_weights(detector: nn.Module, path: Path, echo: Callable[[str], None]) -
             "check --detector"
         )
     detector.load_state_dict(own | fitting)
-    echo(f"{path}: {len(fitting)} of {len(own)} tensors of the detector start from it")
+    progress.note(f"{path}: {len(fitting)} of {len(own)} tensors of the detector start from it")
 
 
 def _freeze_norms(network: nn.Module) -> None:
@@ -100,12 +104,12 @@ class Detector:
     labels: ids of the vocabulary. Raises CheckpointError for weights that cannot be used.
     """
 
-    def __init__(self, settings: SemiSettings, labels: int, processes: Processes, echo: Callable[[str], None]) -> None:
+    def __init__(self, settings: SemiSettings, labels: int, processes: Processes, progress: Progress) -> None:
         self.steps, self.processes = settings.detector_steps, processes
         torch.manual_seed(settings.seed)
         self.network = build_detector(settings.detector, labels)
         if settings.detector_weights is not None:
-            load_weights(self.network, settings.detector_weights, echo)
+            load_weights(self.network, settings.detector_weights, progress)
         distributed.synchronize_batch_norm(self.network)
         self.network.to(processes.device).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE, weight_decay=1e-4)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,9 +14,9 @@ from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from lostgan_serve.progress import SILENT, Progress
 from lostgan_train.data import Example, LayoutDataset, Source, load
 from lostgan_train.distributed import Processes
-from lostgan_train.progress import progress
 from lostgan_train.semi_supervised import detector as detectors
 from lostgan_train.signals import stop_on_signals
 
@@ -42,7 +42,7 @@ def detect(
     batch: int,
     workers: int,
     processes: Processes,
-    echo: Callable[[str], None],
+    progress: Progress = SILENT,
 ) -> dict[int, Detected] | None:
     """The objects that a detector finds in this process's share of a source's images, by the index of the image.
 
@@ -57,20 +57,18 @@ def detect(
     chunks = [own[k : k + batch] for k in range(0, len(own), batch)]
     found: dict[int, Detected] = {}
     stop: list[bool] = []
-    told = progress("labelling", 0, rounds, batch * processes.count, echo if processes.first else _silent)
-    with stop_on_signals(lambda: stop.append(True)), told as report:
-        for number, (indices, images) in enumerate(zip(chunks, load(dataset, chunks, workers), strict=True), 1):
+    told = processes.telling(progress).count("labelling", rounds)
+    with (
+        stop_on_signals(lambda: stop.append(True)), told as advance, closing(load(dataset, chunks, workers)) as batches,
+    ):  # fmt: skip
+        for number, (indices, images) in enumerate(zip(chunks, batches, strict=True), 1):
             results = network(detectors.images_of(images, processes.device))
             found |= {index: _detected(result) for index, result in zip(indices, results, strict=True)}
-            report(number, {})
+            advance(number, "")
             if processes.any(bool(stop))[0]:
                 return None
     unreadable = set(dataset.unreadable)  # the dataset showed the next image in place of each of them
     return {index: each for index, each in sorted(found.items()) if source.examples[index].image not in unreadable}
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 def _detected(result: dict[str, Tensor]) -> Detected:
@@ -109,7 +107,7 @@ def average_precision(detected: Sequence[Detected], truth: Sequence[Example]) ->
         return Precision(-1, -1, -1)
     if not results:
         return Precision(0, 0, 0)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+    with redirect_stdout(io.StringIO()):  # it prints its progress
         ground = COCO()
         ground.dataset = {
             "images": [{"id": image} for image in range(len(truth))],

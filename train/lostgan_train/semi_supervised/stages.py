@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from lostgan_serve.errors import DataError, TrainingError
-from lostgan_serve.files import write_file
+from lostgan_serve.files import reading, write_file
+from lostgan_serve.progress import SILENT, Progress
 from lostgan_train import distributed
 from lostgan_train.data import Example, LayoutDataset, Sampling, Source, batches_of, check_split
+from lostgan_train.data.coco import ANNOTATIONS_FILE
 from lostgan_train.data.json_file import load_json
 from lostgan_train.distributed import Processes
 from lostgan_train.loop import Loop, Rhythm
@@ -41,7 +43,7 @@ _STAGE = ("annotated", "detector", "detector_weights", "detector_steps", "detect
 """Settings that the detector and its detections depend on."""
 
 
-def complete(settings: SemiSettings, source: Source, out: Path, echo: Callable[[str], None] = print) -> Source | None:
+def complete(settings: SemiSettings, source: Source, out: Path, progress: Progress = SILENT) -> Source | None:
     """The annotated images, and the others with pseudo-labels, as `settings.detections` says (table 5).
 
     out: the folder of the run. None where SIGTERM or SIGINT stopped a stage; what it had is saved. Raises
@@ -57,15 +59,17 @@ def complete(settings: SemiSettings, source: Source, out: Path, echo: Callable[[
     made_with |= {"images": [_digest(annotated, settings.data), _digest(unlabelled, _home(settings))]}
     path = folder / DETECTIONS_FILE
     processes = distributed.start()
+    progress = processes.telling(progress)
     stop: list[bool] = []
     with stop_on_signals(lambda: stop.append(True)):
-        (missing,) = processes.any(not path.exists())
-        if missing and not _detect_all(settings, annotated, unlabelled, folder, made_with, processes, echo):
+        with reading(path):
+            (missing,) = processes.any(not path.exists())
+        if missing and not _detect_all(settings, annotated, unlabelled, folder, made_with, processes, progress):
             return None
         if processes.any(bool(stop))[0]:
-            echo("stopped after the detector; go on with --resume")
+            progress.note("stopped after the detector; go on with --resume")
             return None
-    return _combine(settings, path, annotated, unlabelled, made_with, echo)
+    return _combine(settings, path, annotated, unlabelled, made_with, progress)
 
 
 def parts(settings: SemiSettings, source: Source) -> tuple[Source, Source]:
@@ -88,13 +92,25 @@ def parts(settings: SemiSettings, source: Source) -> tuple[Source, Source]:
 def _unannotated(folder: Path) -> tuple[Example, ...]:
     """The images in a folder and in those below it, without objects. Raises DataError where there are none, and for
     scenes that are held out."""
-    for beside in (folder, folder.parent):
-        if (path := beside / "annotations.json").is_file():
-            check_split(load_json(path, _info_only), path, "train")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES) if folder.is_dir() else []
+    with reading(folder):
+        for beside in (folder, folder.parent):
+            if (path := beside / ANNOTATIONS_FILE).is_file():
+                check_split(load_json(path, _info_only), path, "train")
+        files = sorted(path for path in _files_below(folder) if path.suffix.lower() in _IMAGES)
     if not files:
         raise DataError(f"{folder}: no folder with images ({', '.join(_IMAGES)}); name the one of --unlabelled")
     return tuple(Example(path, (), (), ()) for path in files)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and in those below it. Raises OSError for one that may not be searched."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    for parent, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(parent, name) for name in names)
 
 
 def _detect_all(
@@ -104,12 +120,12 @@ def _detect_all(
     folder: Path,
     made_with: Mapping[str, Any],
     processes: Processes,
-    echo: Callable[[str], None],
+    progress: Progress,
 ) -> bool:
     """Train the detector, or go on with it, and write what it finds. Returns whether nothing stopped it."""
-    detector, loop = detector_loop(settings, annotated, folder, made_with, processes, echo)
+    detector, loop = detector_loop(settings, annotated, folder, made_with, processes, progress)
     if not loop.run(_batches(settings, annotated, processes)):
-        echo(f"stopped after step {loop.done} of the detector; go on with --resume")
+        progress.note(f"stopped after step {loop.done} of the detector; go on with --resume")
         return False
     found = detect(
         detector.network,
@@ -118,10 +134,10 @@ def _detect_all(
         settings.detector_batch,
         settings.workers,
         processes,
-        echo,
+        progress,
     )
     if found is None:
-        echo("stopped while labelling; --resume begins that stage again")
+        progress.note("stopped while labelling; --resume begins that stage again")
         return False
     if processes.count > 1:
         write_file(_part(folder, processes.rank), json.dumps(found).encode())
@@ -142,7 +158,7 @@ def detector_loop(
     folder: Path,
     made_with: Mapping[str, Any],
     processes: Processes,
-    echo: Callable[[str], None],
+    progress: Progress,
 ) -> tuple[Detector, Loop]:
     """The detector and its loop, from the newest state in `folder` if there is one. Raises TrainingError where that is
     of another run, or the batch is too large or does not divide."""
@@ -153,11 +169,11 @@ def detector_loop(
         )
     if batch % world:
         raise TrainingError(f"--detector-batch {batch} does not divide into {world} processes; choose a multiple")
-    detector = Detector(settings, len(annotated.vocabulary), processes, echo)
+    detector = Detector(settings, len(annotated.vocabulary), processes, progress)
     loop = Loop(
         "detector", detector, folder, Rhythm(settings.detector_steps, _SAVE_EVERY),
         processes=processes, seed=settings.seed, images=batch, about=made_with,
-        hint="another --seed and --out begin anew", echo=echo,
+        hint="another --seed and --out begin anew", progress=progress,
     )  # fmt: skip
     loop.resume(lambda file, about: _check_same_run(file, about, made_with))
     return detector, loop
@@ -214,7 +230,7 @@ def _combine(
     annotated: Source,
     unlabelled: Source,
     made_with: Mapping[str, Any],
-    echo: Callable[[str], None],
+    progress: Progress,
 ) -> Source:
     """The annotated images, and those with pseudo-labels that have as many objects as any annotated one.
 
@@ -224,8 +240,10 @@ def _combine(
     least_area = min(w * h for example in annotated.examples for _, _, w, h in example.boxes)
     most = annotated.vocabulary.slots - annotated.vocabulary.background
     fewest = min(len(example.labels) for example in annotated.examples)
+    with reading(path):
+        text = path.read_bytes()
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
         precision, images = content["precision"], content["images"]
         _check_same_run(path, content["made_with"], made_with)
         labelled = [
@@ -235,10 +253,10 @@ def _combine(
         ]
         if precision is not None:
             precision = {name: float(precision[name]) for name in ("ap", "ap50", "ap75")}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__}); delete it to label anew") from error
     kept = [example for example in labelled if len(example.labels) >= fewest]
-    _report(labelled, precision, len(annotated.examples), len(kept), fewest, echo)
+    _report(labelled, precision, len(annotated.examples), len(kept), fewest, progress)
     if not kept:
         raise TrainingError(
             f"{path}: no image got {fewest} objects of probability {settings.threshold}; begin anew with a lower "
@@ -255,18 +273,20 @@ def _report(
     annotated: int,
     kept: int,
     fewest: int,
-    echo: Callable[[str], None],
+    progress: Progress,
 ) -> None:
     scores = [score for example in labelled for score in example.weights]
     per_image = len(scores) / max(len(labelled), 1)
     mean = sum(scores) / max(len(scores), 1)
-    echo(f"labelled: {len(labelled)} images, {per_image:.1f} objects in each, mean probability {mean:.2f}")
+    progress.note(f"labelled: {len(labelled)} images, {per_image:.1f} objects in each, mean probability {mean:.2f}")
     if precision is not None:
-        echo(
+        progress.note(
             f"  against the annotations held back: AP {precision['ap']:.3f}, AP50 {precision['ap50']:.3f}, "
             f"AP75 {precision['ap75']:.3f}"
         )
-    echo(f"training on {annotated} annotated images, and on {kept} labelled ones with at least {fewest} objects")
+    progress.note(
+        f"training on {annotated} annotated images, and on {kept} labelled ones with at least {fewest} objects"
+    )
 
 
 def _check_same_run(path: Path, stored: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from pycocotools import mask as rle  # type: ignore[import-untyped]
 
 from lostgan_serve.errors import OutputError
 from lostgan_serve.files import write_file, writing
+from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.synthetic.compose import Scene, draw_scene
 
@@ -56,35 +57,35 @@ def write_dataset(
     side_px: int,
     first_seed: int | None = None,
     workers: int | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = SILENT,
     held_out: bool = False,
 ) -> None:
     """Draw scenes first_seed ... first_seed + count - 1 into `out`, or finish the run that stopped there.
 
-    first_seed: by default the first there is. workers: processes that draw, by default one for each core. progress:
-    told of each few scenes done. held_out: draw for evaluation, from `FIRST_HELD_OUT_SEED` on; without it those seeds
-    are refused, so that nothing is trained on the scenes that it is scored on. The plan in annotations.json tells which
-    of the two a folder is. Raises OutputError for seeds of the other kind, and for a folder that cannot be written or
-    that holds anything but these scenes.
+    first_seed: by default the first there is. workers: processes that draw, by default one for each core. held_out:
+    draw for evaluation, from `FIRST_HELD_OUT_SEED` on; without it those seeds are refused, so that nothing is trained
+    on the scenes that it is scored on. The plan in annotations.json tells which of the two a folder is. Raises
+    OutputError for seeds of the other kind, and for a folder that cannot be written or that holds anything but these
+    scenes.
     """
     if first_seed is None:
         first_seed = FIRST_HELD_OUT_SEED if held_out else 0
     _check(count, side_px, first_seed, held_out)
-    advance = progress or (lambda _scenes: None)
     plan = {"drawing": DRAWING, "count": count, "side_px": side_px, "first_seed": first_seed}
     if _begin(out, plan):
-        advance(count)
+        progress.note(f"{out}: all {count} scenes are drawn already")
         return
     shards = [range(k, min(k + _SHARD, first_seed + count)) for k in range(first_seed, first_seed + count, _SHARD)]
     missing = [shard for shard in shards if not _part(out, shard).exists()]
-    advance(count - sum(map(len, missing)))
-    draw = partial(_write_scene, out / "images", side_px)
-    with _mapped(draw, [seed for shard in missing for seed in shard], workers) as records:
+    draw, seeds = partial(_write_scene, out / "images", side_px), [seed for shard in missing for seed in shard]
+    done = count - len(seeds)
+    with progress.count("drawing", count, done) as advance, _mapped(draw, seeds, workers) as records:
         for shard in missing:
             part = []
             for record in islice(records, len(shard)):
                 part.append(record)
-                advance(1)
+                done += 1
+                advance(done, "")
             write_file(_part(out, shard), json.dumps(part).encode())
     _finish(out, plan, (_part(out, shard) for shard in shards))
 
@@ -136,12 +137,12 @@ def _check(count: int, side_px: int, first_seed: int, held_out: bool) -> None:
 
 def _begin(out: Path, plan: Json) -> bool:
     """Make the folder, or make sure that what is in it belongs to the plan. Returns whether all is done already."""
-    for path in (out / "annotations.json", out / _PARTS / "plan.json"):
-        if path.exists():
-            if (found := _plan_of(path)) != plan:
-                raise OutputError(f"{out}: holds other scenes ({found}); delete that folder or choose another")
-            return path.name == "annotations.json"
     with writing(out):
+        for path in (out / "annotations.json", out / _PARTS / "plan.json"):
+            if path.exists():
+                if (found := _plan_of(path)) != plan:
+                    raise OutputError(f"{out}: holds other scenes ({found}); delete that folder or choose another")
+                return path.name == "annotations.json"
         if out.exists() and any(out.iterdir()):
             raise OutputError(f"{out}: is not empty, and what it holds are not scenes; choose another folder")
         (out / "images").mkdir(parents=True, exist_ok=True)
@@ -174,7 +175,7 @@ def _finish(out: Path, plan: Json, parts: Iterable[Path]) -> None:
     }
     write_file(out / "annotations.json", json.dumps(content).encode())
     shutil.rmtree(out / _PARTS, ignore_errors=True)
-    for leftover in (out / "images").glob(".tmp-*"):
+    for leftover in (*out.glob(".tmp-*"), *(out / "images").glob(".tmp-*")):
         leftover.unlink(missing_ok=True)
 
 
