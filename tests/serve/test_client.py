@@ -1,4 +1,4 @@
-"""The client between layouts and a server: addresses, TLS, proxies, restarts, and answers that no server should give."""
+"""The client on its way to a server: addresses, TLS, proxies, restarts, and answers that no server should give."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from relays import HttpProxy, Relay, answering, listening, server_context
 from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from conftest import EXAMPLES, Cli, fails_in_one_line
 from lostgan_serve.contract import OUTPUT_NAMES, empty_batch
@@ -27,11 +29,11 @@ from lostgan_serve.progress import Progress
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import Certificates, ServerAddress, TritonRunner
 from lostgan_serve.triton.server import Endpoints, running_server
+from relays import Answers, HttpProxy, Relay, answer, listening, server_context
 
 MODEL = "lostgan_128"
 PROTOCOLS = ("grpc", "http")
 ALPN = {"grpc": "h2", "http": "http/1.1"}
-BLACK_HOLE = "10.255.255.1"
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -52,12 +54,6 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def remote_name(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A name that only the proxy of these tests knows: it takes it for this machine."""
-    return "triton.example"
 
 
 class Told(Progress):
@@ -172,7 +168,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys")
 
     def make(name: str, subject: str, *options: str) -> None:
-        base = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes".split()
+        base = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         files = ["-subj", f"/CN={subject}", "-keyout", f"{name}.key", "-out", f"{name}.pem"]
         subprocess.run([*base, *files, *options], cwd=folder, check=True, capture_output=True)
 
@@ -279,15 +275,19 @@ def test_tls_with_a_server_that_speaks_none(server: Endpoints, protocol: str) ->
 @pytest.mark.parametrize("mutual", [False, True])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_tls_with_a_server_that_speaks_it(server: Endpoints, keys: Path, protocol: str, mutual: bool) -> None:
-    with listening(secured(keys, protocol, mutual=mutual)(getattr(server, protocol))) as port:
-        with pytest.raises(ServerError, match=f"it speaks TLS; give {protocol}s://localhost:{port}"):
-            TritonRunner(f"{protocol}://localhost:{port}", MODEL, timeout_s=10)
+    with (
+        listening(secured(keys, protocol, mutual=mutual)(getattr(server, protocol))) as port,
+        pytest.raises(ServerError, match=f"it speaks TLS; give {protocol}s://localhost:{port}"),
+    ):
+        TritonRunner(f"{protocol}://localhost:{port}", MODEL, timeout_s=10)
 
 
 def test_grpc_with_a_server_of_https(server: Endpoints, keys: Path) -> None:
-    with listening(secured(keys, "http")(server.http)) as port:
-        with pytest.raises(ServerError, match=f"it speaks TLS but not gRPC; try https://localhost:{port}"):
-            TritonRunner(f"grpcs://localhost:{port}", MODEL, certificates=Certificates(keys / "ca.pem"))
+    with (
+        listening(secured(keys, "http")(server.http)) as port,
+        pytest.raises(ServerError, match=f"it speaks TLS but not gRPC; try https://localhost:{port}"),
+    ):
+        TritonRunner(f"grpcs://localhost:{port}", MODEL, certificates=Certificates(keys / "ca.pem"))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -307,7 +307,7 @@ def test_grpc_with_a_server_of_https(server: Endpoints, keys: Path) -> None:
     ],
 )
 def test_files_that_are_no_certificates(keys: Path, protocol: str, files: Sequence[str | None], words: str) -> None:
-    certificates = Certificates(*(name and keys / name for name in files))
+    certificates = Certificates(*(keys / name if name else None for name in files))
     with pytest.raises(InputError, match=words) as caught:
         TritonRunner(f"{protocol}s://localhost:1", MODEL, certificates=certificates)
     assert "\n" not in str(caught.value)
@@ -382,7 +382,7 @@ def test_a_proxy_that_refuses(scheme: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "http://:3128", "http://127.0.0.1:99999"])
 def test_proxies_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", proxy)
-    with pytest.raises(ServerError, match="https_proxy: the proxy for https://triton.example:443 is to be http://HOST"):
+    with pytest.raises(ServerError, match=r"https_proxy: the proxy for .* is to be http://HOST"):
         TritonRunner("https://triton.example", MODEL)
 
 
@@ -405,7 +405,8 @@ def test_restart(tiny_repository: Path, local: OnnxRunner, tmp_path: Path) -> No
 
     with ThreadPoolExecutor(4) as pool:
         with running_server(tiny_repository) as first:
-            ports = [int(getattr(first, name).partition(":")[2]) for name in ("http", "grpc", "metrics")]
+            http_port, grpc_port = (int(netloc.rpartition(":")[2]) for netloc in (first.http, first.grpc))
+            again = partial(running_server, http_port=http_port, grpc_port=grpc_port)
             runners = {
                 protocol: TritonRunner(f"{protocol}://{getattr(first, protocol)}", progress=told[protocol])
                 for protocol in PROTOCOLS
@@ -413,21 +414,63 @@ def test_restart(tiny_repository: Path, local: OnnxRunner, tmp_path: Path) -> No
             calls = [pool.submit(ask, runner) for runner in runners.values() for _ in range(2)]
             begin.wait(30)
             time.sleep(0.5)
-        with running_server(tiny_repository, *ports):
+        with again(tiny_repository):
             finish.set()
             assert all(call.result(timeout=60) > 1 for call in calls)
     for protocol in PROTOCOLS:
         assert told[protocol].stages == [f"waiting for {protocol}://{getattr(first, protocol)} to come back"]
-    with running_server(_another(tiny_repository, tmp_path / "other"), *ports):
+    with again(_another(tiny_repository, tmp_path / "other")):
         for runner in runners.values():
             with pytest.raises(ModelError, match=f"another model is served as '{MODEL}' now"):
                 runner.run(layouts(), ["image"])
-    began = time.monotonic()
-    impatient = runners["http"]
-    impatient._patience_s = 0.5
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_server_that_stays_away(server: Endpoints, protocol: str) -> None:
+    relay, told = Relay(getattr(server, protocol)), Told()
+    with listening(relay) as port:
+        url = f"{protocol}://127.0.0.1:{port}"
+        runner = TritonRunner(url, MODEL, patience_s=1, progress=told)
+        relay.cut = 1
     with pytest.raises(ServerUnavailableError, match="no server is ready"):
-        impatient.run(layouts(), ["image"])
-    assert time.monotonic() - began < 20
+        runner.run(layouts(), ["image"])
+    assert told.stages == [f"waiting for {url} to come back"]
+    with pytest.raises(ServerUnavailableError, match="no server is ready"):
+        TritonRunner(url, MODEL, patience_s=0.5, progress=told)  # asked to wait for the first answer, too
+    assert len(told.stages) == 2
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_answers_that_are_cut_off_are_asked_for_again(server: Endpoints, local: OnnxRunner, protocol: str) -> None:
+    relay, told = Relay(getattr(server, protocol)), Told()
+    with listening(relay) as port:
+        runner = TritonRunner(f"{protocol}://127.0.0.1:{port}", MODEL, progress=told)
+        relay.cut = 2
+        assert_answers(runner, local)
+    assert relay.cut == 0
+    assert not told.stages  # the server was there
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_close_ends_a_wait(server: Endpoints, protocol: str) -> None:
+    relay, waiting = Relay(getattr(server, protocol)), threading.Event()
+
+    class Waiting(Progress):
+        @contextmanager
+        def stage(self, name: str) -> Iterator[None]:
+            assert name
+            waiting.set()
+            yield
+
+    with listening(relay) as port:
+        runner = TritonRunner(f"{protocol}://127.0.0.1:{port}", MODEL, progress=Waiting())
+        relay.cut = 1
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(runner.run, layouts(), ["image"])
+        assert waiting.wait(30)
+        runner.close()
+        with pytest.raises(ServerError, match="closed"):
+            call.result(timeout=20)
 
 
 def _another(repository: Path, copy: Path) -> Path:
@@ -438,3 +481,160 @@ def _another(repository: Path, copy: Path) -> Path:
     config.parameters["checkpoint_sha256"].string_value = "0" * 64
     path.write_text(text_format.MessageToString(config))
     return copy
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_addresses_where_nothing_answers(protocol: str) -> None:
+    """A socket whose queue is full answers no attempt to connect, like an address behind a firewall."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent:
+        address = silent.getsockname()
+        with ThreadPoolExecutor(4) as pool:
+            for held in [socket.socket() for _ in range(4)]:
+                held.settimeout(0.5)
+                pool.submit(held.connect_ex, address)
+        with pytest.raises(ServerUnavailableError, match=f"{address[1]}: no "):
+            TritonRunner(f"{protocol}://127.0.0.1:{address[1]}", MODEL, timeout_s=1)
+
+
+# Answers that no server should give
+
+
+@pytest.fixture
+def configuration(local: OnnxRunner) -> bytes:
+    """The answer about a model's configuration, over HTTP."""
+    parameters = {key: {"string_value": value} for key, value in local.manifest.serving_parameters().items()}
+    return answer(json.dumps({"parameters": parameters}).encode())
+
+
+def object_map(shape: Sequence[int] = (1, 128, 128), datatype: str = "UINT8", name: str = "object_map") -> bytes:
+    """The answer to a request over HTTP."""
+    size = {"binary_data_size": int(np.prod(shape))}
+    output = {"name": name, "datatype": datatype, "shape": list(shape), "parameters": size}
+    head = json.dumps({"outputs": [output]}).encode()
+    return answer(head + bytes(size["binary_data_size"]), f"Inference-Header-Content-Length: {len(head)}")
+
+
+ABSURD = {
+    "another shape": (object_map((1, 64, 64)), r"object_map is UINT8 \[1, 64, 64\]"),
+    "another batch": (object_map((2, 128, 128)), "object_map is UINT8 .* in place of|bytes"),
+    "another type": (object_map(datatype="INT8"), "object_map is INT8"),
+    "a negative shape": (object_map((-1, 128, -128)), "object_map is"),
+    "another output": (object_map(name="image"), "object_map is missing"),
+    "compressed": (answer(b"x", "Content-Encoding: gzip"), "compressed"),
+    "too long": (answer(b"x" * 200_000), "200000 bytes"),
+    "longer still": (answer(b"x", length=10**15), f"{10**15} bytes"),
+    "endless": (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 200_000, "more than"),
+    "not JSON": (answer(b"<html>"), "not Triton's"),
+    "a list": (answer(b"[]"), "not Triton's"),
+    "deep": (answer(b"[" * 50_000), "not Triton's"),
+    "no size": (answer(b'{"outputs": [{"name": "object_map", "datatype": "UINT8", "shape": [1]}]}'), "not Triton's"),
+    "an error": (answer(b'{"error": "it burns\\n"}', status="500 Oh"), "it burns"),
+}
+
+
+@pytest.mark.parametrize("fault", ABSURD)
+def test_absurd_answers(configuration: bytes, fault: str) -> None:
+    absurd, words = ABSURD[fault]
+    answers = Answers(configuration, absurd)
+    with listening(answers) as port:
+        runner = TritonRunner(f"http://127.0.0.1:{port}", MODEL)
+        with pytest.raises(ServerError, match=words) as caught:
+            runner.run(layouts(), ["object_map"])
+    assert str(caught.value).isprintable()
+    assert answers.asked == 1  # such an answer is not asked for again
+
+
+PASSING = {
+    "starting": answer(b'{"error": "starting"}', status="503 Service Unavailable"),
+    "behind a proxy": answer(b"<html>", status="502 Bad Gateway"),
+    "busy": answer(b'{"error": "Exceeds maximum queue size"}', status="503 Service Unavailable"),
+    "stopping": answer(b'{"error": "Request for unknown model: \'x\' has no available versions"}', status="400 Oh"),
+    "a worker's end": answer(b'{"error": "Stub process is not healthy."}', status="500 Oh"),
+    "cut off": answer(b"xyz", length=1000),
+    "ended": b"",
+}
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_passing_faults(configuration: bytes, fault: str) -> None:
+    with listening(Answers(configuration, PASSING[fault], object_map())) as port:
+        runner = TritonRunner(f"http://127.0.0.1:{port}", MODEL)
+        assert not runner.run(layouts(), ["object_map"])["object_map"].any()
+
+
+def test_a_bad_request_is_not_sent_again(configuration: bytes) -> None:
+    answers = Answers(configuration, answer(b'{"error": "labels: no"}', status="400 Bad Request"))
+    with listening(answers) as port:
+        runner = TritonRunner(f"http://127.0.0.1:{port}", MODEL)
+        with pytest.raises(RequestError, match="labels: no"):
+            runner.run(layouts(), ["object_map"])
+    assert answers.asked == 1
+
+
+def test_an_answer_in_drops(configuration: bytes) -> None:
+    """Each part comes in time, but the answer does not."""
+
+    def drip(client: socket.socket) -> None:
+        if client.recv(65536).startswith(b"GET"):
+            client.sendall(configuration)
+            return
+        for _ in range(100):
+            client.sendall(b"H")
+            time.sleep(0.1)
+
+    with listening(drip) as port:
+        runner = TritonRunner(f"http://127.0.0.1:{port}", MODEL, timeout_s=1)
+        with pytest.raises(ServerUnavailableError, match="no answer within 1 s"):
+            runner.run(layouts(), ["object_map"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "name"), [([1, 64, 64], 4096, "object_map"), ([1, 128, 128], 5, "object_map"), ([1], 1, "image")]
+)
+def test_absurd_answers_over_grpc(local: OnnxRunner, shape: list[int], size: int, name: str) -> None:
+    class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+        def ModelConfig(self, *_: Any) -> Any:  # noqa: N802
+            config = pb.ModelConfig()
+            for key, value in local.manifest.serving_parameters().items():
+                config.parameters[key].string_value = value
+            return service_pb2.ModelConfigResponse(config=config)
+
+        def ModelInfer(self, *_: Any) -> Any:  # noqa: N802
+            output = {"name": name, "datatype": "UINT8", "shape": shape}
+            return service_pb2.ModelInferResponse(outputs=[output], raw_output_contents=[bytes(size)])
+
+    absurd = grpc.server(ThreadPoolExecutor(2))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Servicer(), absurd)
+    port = absurd.add_insecure_port("127.0.0.1:0")
+    absurd.start()
+    with pytest.raises(ServerError, match="its output object_map is "):
+        TritonRunner(f"127.0.0.1:{port}", MODEL).run(layouts(), ["object_map"])
+    absurd.stop(0).wait()
+
+
+# The command
+
+
+def test_client_with_tls(
+    cli: Cli, server: Endpoints, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for protocol in PROTOCOLS:
+        with listening(secured(keys, protocol, mutual=True)(getattr(server, protocol))) as port:
+            command = ("client", EXAMPLES[0], "--url", f"{protocol}s://localhost:{port}", "--out", tmp_path / protocol)
+            fails_in_one_line(cli(*command, "--tls-ca", keys / "ca.pem"), ["--tls-cert", "--tls-key"])
+            own = ("--tls-cert", keys / "client.pem", "--tls-key", keys / "client.key")
+            cli(*command, "--tls-ca", keys / "ca.pem", *own, check=True)
+            with monkeypatch.context() as environment:
+                for option, file in {"CA": "ca.pem", "CERT": "client.pem", "KEY": "client.key"}.items():
+                    environment.setenv(f"LOSTGAN_SERVE_TLS_{option}", str(keys / file))
+                cli(*command, "--overwrite", check=True)
+
+
+def test_certificates_and_an_address_without_tls(
+    cli: Cli, server: Endpoints, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who names certificates wants TLS; who has them in the environment may ask a server on this machine, too."""
+    command = ("client", EXAMPLES[0], "--url", server.grpc, "--out", tmp_path)
+    fails_in_one_line(cli(*command, "--tls-ca", keys / "ca.pem"), ["--tls-ca", f"grpcs://{server.grpc}"])
+    monkeypatch.setenv("LOSTGAN_SERVE_TLS_CA", str(keys / "ca.pem"))
+    cli(*command, check=True)

@@ -10,13 +10,12 @@ from typing import cast
 from lostgan_serve.runners.triton.address import ServerAddress
 from lostgan_serve.runners.triton.proxies import Proxy
 from lostgan_serve.runners.triton.tls import NOT_TLS, Certificates, trouble
-from lostgan_serve.runners.triton.transport import CONNECT_S
 
 _TRY_S = 3.0  # of an attempt that is made only for the sake of an error's message
 
 
 def connect(
-    address: ServerAddress, context: ssl.SSLContext | None, proxy: Proxy | None, limit_s: float = CONNECT_S
+    address: ServerAddress, context: ssl.SSLContext | None, proxy: Proxy | None, limit_s: float
 ) -> http.client.HTTPConnection:
     """A connection to a server. context: of TLS; None for a plain one, which ends at the proxy where there is one.
     Raises OSError and HTTPException."""

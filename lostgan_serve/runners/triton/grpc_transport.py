@@ -34,7 +34,6 @@ class GrpcTransport:
         triton = require("tritonclient.grpc", "server")
         self._grpc: Any = require("grpc", "server")
         self._messages: Any = triton.service_pb2
-        self.connections = 0
         target = f"dns:///{quote(address.netloc, safe='[]:')}"
         if address.tls:
             certificates.context("h2")  # which says better than gRPC what is wrong with a file
@@ -43,7 +42,6 @@ class GrpcTransport:
         else:
             self._channel = self._grpc.insecure_channel(target, _options(proxy))
         self._stub: Any = triton.service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._channel.subscribe(self._connection_changed)
 
     def infer(self, model: str, tensors: Tensors, outputs: Sequence[TensorSpec], timeout_s: float) -> dict[str, Array]:
         request = self._messages.ModelInferRequest(
@@ -82,15 +80,13 @@ class GrpcTransport:
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         try:
             return method(request, timeout=timeout_s)
+        except ValueError as error:  # the channel was closed meanwhile
+            raise CallError(Kind.CUT, error) from error
         except self._grpc.RpcError as error:
             status, text = error.code().name, error.details() or error.code().name
             kind = error_kind(text) or (Kind.CUT if any(words in text for words in _CUT) else None)
             kind = kind or _KINDS.get(status, Kind.FAULTY)
             raise CallError(kind, f"no answer within {timeout_s:g} s" if kind is Kind.LATE else text) from error
-
-    def _connection_changed(self, state: Any) -> None:
-        lost = (self._grpc.ChannelConnectivity.IDLE, self._grpc.ChannelConnectivity.TRANSIENT_FAILURE)
-        self.connections += state in lost
 
 
 def _options(proxy: Proxy | None) -> list[tuple[str, int | str]]:

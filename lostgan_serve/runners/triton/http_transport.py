@@ -8,7 +8,7 @@ import math
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -17,7 +17,7 @@ from lostgan_serve.runners.triton.address import ServerAddress
 from lostgan_serve.runners.triton.connecting import connect
 from lostgan_serve.runners.triton.proxies import Proxy
 from lostgan_serve.runners.triton.tls import Certificates
-from lostgan_serve.runners.triton.transport import CallError, Kind, checked, error_kind, triton_type
+from lostgan_serve.runners.triton.transport import CONNECT_S, CallError, Kind, checked, error_kind, triton_type
 
 _JSON_SIZE = "Inference-Header-Content-Length"
 """Header with the length of the JSON that a message begins with, where binary data follow it."""
@@ -33,7 +33,8 @@ T = TypeVar("T")
 
 class HttpTransport:
     """See `Transport`. tritonclient's own client runs on gevent and serves one thread only, so this one speaks HTTP
-    itself. Connections are kept for the calls that follow."""
+    itself. A connection is made for each call: tritonserver would wait half a minute for those kept open when it stops.
+    """
 
     def __init__(self, address: ServerAddress, certificates: Certificates, proxy: Proxy | None) -> None:
         self._address, self._proxy = address, proxy
@@ -41,8 +42,6 @@ class HttpTransport:
         through_proxy = proxy is not None and not address.tls
         self._root = str(address) if through_proxy else ""
         self._headers = proxy.headers if proxy and through_proxy else {}
-        self._idle: list[http.client.HTTPConnection] = []
-        self.connections = 0
 
     def infer(self, model: str, tensors: Tensors, outputs: Sequence[TensorSpec], timeout_s: float) -> dict[str, Array]:
         batch = len(tensors[INPUT_NAMES[0]])
@@ -88,8 +87,7 @@ class HttpTransport:
         )
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+        """Nothing is held between calls."""
 
     def _request(
         self,
@@ -101,38 +99,26 @@ class HttpTransport:
         headers: dict[str, str] | None = None,
     ) -> tuple[bytes, int | None]:
         """The body of an answer, at most `limit` bytes, and the length of its JSON where it has another part."""
-        connection = self._connection()
         late = threading.Event()
         try:
-            with _ended_after(connection, timeout_s, late):
+            with closing(self._connect(timeout_s)) as connection, _ended_after(connection, timeout_s, late):
                 connection.request(method, self._root + path, body, self._headers | (headers or {}))
                 response = connection.getresponse()
                 answer = _body(response, limit)
-        except BaseException as error:
-            connection.close()
+        except (OSError, http.client.HTTPException) as error:
             if late.is_set() or isinstance(error, TimeoutError):
                 raise CallError(Kind.LATE, f"no answer within {timeout_s:g} s") from error
-            if isinstance(error, (OSError, http.client.HTTPException)):
-                raise CallError(Kind.CUT, error if str(error) else type(error).__name__) from error
-            raise
-        if response.will_close:
-            connection.close()
-        else:
-            self._idle.append(connection)
+            raise CallError(Kind.CUT, error if str(error) else type(error).__name__) from error
         if response.status != http.client.OK:
             raise _fault(response, answer)
         json_size = response.getheader(_JSON_SIZE, "")
         return answer, int(json_size) if json_size.isdecimal() else None
 
-    def _connection(self) -> http.client.HTTPConnection:
-        with suppress(IndexError):
-            return self._idle.pop()
+    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         try:
-            connection = connect(self._address, self._context, self._proxy)
+            return connect(self._address, self._context, self._proxy, min(timeout_s, CONNECT_S))
         except (OSError, http.client.HTTPException) as error:
             raise CallError(Kind.AWAY, error if str(error) else type(error).__name__) from error
-        self.connections += 1
-        return connection
 
 
 @contextmanager

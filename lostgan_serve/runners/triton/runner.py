@@ -25,9 +25,8 @@ PATIENCE_S = 60.0
 """How long a server that answered before is waited for, in seconds."""
 
 _QUESTION_S = 20.0  # for an answer that costs the server no inference
+_CHECK_EVERY_S = 1.0  # whether it is the same model still: no server starts anew in less
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
-_UNREACHED = frozenset({Kind.AWAY, Kind.CUT, Kind.FOREIGN, Kind.REFUSED})
-"""Kinds of faults that TLS on one side alone makes, too."""
 
 _NO_CERTIFICATES = Certificates()
 
@@ -73,7 +72,7 @@ class TritonRunner:
         self._closed = threading.Event()
         self._returning = threading.Lock()
         self._answered_before = False
-        self._known_connections, self._last_seen = -1, float("-inf")
+        self._last_seen = float("-inf")
         self._model = model or ""
         try:
             self._model = model or self._ask(self._only_model)
@@ -81,7 +80,7 @@ class TritonRunner:
         except BaseException:
             self._transport.close()
             raise
-        self._answered_before = True
+        self._answered_before, self._last_seen = True, time.monotonic()
         self._patience_s = PATIENCE_S if patience_s is None else patience_s
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
@@ -95,8 +94,8 @@ class TritonRunner:
 
         def infer() -> dict[str, Array]:
             arrays = self._transport.infer(self._model, tensors, specs, self._timeout_s)
-            if self._transport.connections != self._known_connections:
-                self._check_manifest()  # a server that was started anew may have given this answer
+            if time.monotonic() - self._last_seen > _CHECK_EVERY_S:
+                self._check_manifest()
             return arrays
 
         arrays = self._ask(infer)
@@ -136,7 +135,7 @@ class TritonRunner:
     def _wait_for_return(self, fault: CallError, failed: float, gives_up: float) -> None:
         """Wait until the server answers; one thread does so for all. Raises ServerUnavailableError after `gives_up`."""
         with self._returning:
-            if self._last_seen > failed or self._is_back(gives_up):
+            if self._closed.is_set() or self._last_seen > failed or self._is_back(gives_up):
                 return  # no more than a connection was lost
             with self._progress.stage(f"waiting for {self.address} to come back"):
                 for pause in _pauses():
@@ -164,9 +163,7 @@ class TritonRunner:
         self._last_seen = time.monotonic()
 
     def _served_manifest(self, limit_s: float = _QUESTION_S) -> Manifest:
-        connections = self._transport.connections
         parameters = self._transport.parameters(self._model, min(self._question_s, limit_s))
-        self._known_connections = connections
         return Manifest.from_serving_parameters(parameters, f"model {self._model!r} of {self.address}")
 
     def _only_model(self) -> str:
@@ -192,13 +189,14 @@ class TritonRunner:
             return ModelError(f"{self.address}: no model {self._model!r} is ready there; {self._others()}")
         if fault.kind is Kind.REFUSED and self._answered_before:
             return RequestError(f"{self.address}: {self._model} refuses these layouts: {fault.text}")
-        if fault.kind in _UNREACHED and (trouble := tls_trouble(self.address, self._certificates, self._proxy)):
-            return ServerError(f"{self.address}: {trouble}")
-        if fault.kind not in (Kind.AWAY, Kind.FAULTY) and not self._answered_before:
-            return ServerError(
-                f"{self.address}: what answers there is not Triton's {self.address.protocol}, "
-                f"by default at port {self.address.default_port} ({fault.text})"
-            )
+        if not self._answered_before and fault.kind is not Kind.FAULTY:
+            if trouble := tls_trouble(self.address, self._certificates, self._proxy):
+                return ServerError(f"{self.address}: {trouble}")
+            if fault.kind is not Kind.AWAY:
+                return ServerError(
+                    f"{self.address}: what answers there is not Triton's {self.address.protocol}, "
+                    f"by default at port {self.address.default_port} ({fault.text})"
+                )
         if fault.kind in PASSING:
             way = f" by way of the proxy {self._proxy}" if self._proxy else ""
             return ServerUnavailableError(

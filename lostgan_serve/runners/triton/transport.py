@@ -43,13 +43,7 @@ class CallError(Exception):
 
 
 class Transport(Protocol):
-    """Calls to one server, from any thread; each raises CallError.
-
-    connections: grows when a connection is made or lost: while it stands still, one server gives all the answers.
-    """
-
-    @property
-    def connections(self) -> int: ...
+    """Calls to one server, from any thread; each raises CallError."""
 
     def infer(self, model: str, tensors: Tensors, outputs: Sequence[TensorSpec], timeout_s: float) -> dict[str, Array]:
         """Outputs of a model; they keep the contract."""

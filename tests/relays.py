@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
@@ -40,28 +41,39 @@ def address_of(netloc: str) -> tuple[str, int]:
 class Relay:
     """Passes connections on to a server. context: TLS to be spoken with clients.
 
-    answered: bytes that the server sent. cut: how many of the connections that follow end after 1000 bytes of answers.
+    answered: bytes that the server sent. cut: how many of the longer answers that follow end after 1000 bytes. silent:
+    while it is set, what clients send is held back; held: set once something was.
     """
 
     def __init__(self, target: str, context: ssl.SSLContext | None = None) -> None:
-        self.target, self.cut, self.answered, self.connections = target, 0, 0, 0
+        self.target, self.cut, self.answered = target, 0, 0
+        self.silent, self.held = threading.Event(), threading.Event()
         self._context = context
 
     def __call__(self, client: socket.socket) -> None:
-        self.connections += 1
         if self._context:
             client = self._context.wrap_socket(client, server_side=True)
         with client, socket.create_connection(address_of(self.target)) as server:
-            threading.Thread(target=_copy, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
             left = None
             while data := server.recv(65536):
-                if self.cut and left is None and len(data) > 2000:
+                if self.cut and left is None and len(data) > 8000:
                     self.cut, left = self.cut - 1, 1000
                 if left is not None:
                     client.sendall(data[:left])
+                    socket.socket.shutdown(client, socket.SHUT_RDWR)
                     return
                 self.answered += len(data)
                 client.sendall(data)
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(65536):
+                if self.silent.is_set():
+                    self.held.set()
+                else:
+                    server.sendall(data)
+            server.shutdown(socket.SHUT_WR)
 
 
 class HttpProxy:
@@ -73,12 +85,9 @@ class HttpProxy:
         self._answer = answer
 
     def __call__(self, client: socket.socket) -> None:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            if not (data := client.recv(65536)):
-                return
-            head += data
-        head, _, rest = head.partition(b"\r\n\r\n")
+        head, rest = _request(client)
+        if not head:
+            return
         first, *headers = head.decode().split("\r\n")
         self.asked.append(first)
         self.headers += headers
@@ -106,16 +115,39 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
 
 
-def answering(*answers: bytes, head: bytes = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n") -> Handler:
-    """Gives each request of a connection the next answer, over all connections, and the last one from then on."""
-    left = list(answers)
+class Answers:
+    """A server of one model, over HTTP. configuration: the answer about it. answers: to inferences, in turn, and the
+    last one from then on. asked: how many there were."""
 
-    def handle(client: socket.socket) -> None:
-        while client.recv(2**20):
-            body = left.pop(0) if len(left) > 1 else left[0]
-            client.sendall((head % len(body) if b"%d" in head else head) + body)
+    def __init__(self, configuration: bytes, *answers: bytes) -> None:
+        self.asked, self._configuration, self._answers = 0, configuration, answers
 
-    return handle
+    def __call__(self, client: socket.socket) -> None:
+        head, _ = _request(client)
+        if head.startswith(b"POST"):
+            self.asked += 1
+            client.sendall(self._answers[min(self.asked, len(self._answers)) - 1])
+        elif head:
+            client.sendall(self._configuration)
+
+
+def answer(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """An answer over HTTP. length: the one that it claims to have."""
+    lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body) if length is None else length}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def _request(client: socket.socket) -> tuple[bytes, bytes]:
+    """The head of a request, and its body; empty where the client has gone."""
+    head, separator, body = b"", b"", b""
+    while not separator:
+        if not (data := client.recv(65536)):
+            return b"", b""
+        head, separator, body = (head + data).partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: *([0-9]+)", head)
+    while length and len(body) < int(length[1]):
+        body += client.recv(65536)
+    return head, body
 
 
 def server_context(folder: Path, name: str, alpn: str, clients_ca: Path | None = None) -> ssl.SSLContext:
