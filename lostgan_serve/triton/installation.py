@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lostgan_serve.errors import MissingExtraError, ServerError, require
-from lostgan_serve.files import writing
 from lostgan_serve.triton.configuration import EMBEDDED_CONFIGURATION
 
 
@@ -33,7 +32,7 @@ def find_tritonserver(folder: Path) -> Installation:
 
     folder: an empty one that lives as long as the server, for what it needs beside the wheel. Its path must be fit for
     a shell. Raises MissingExtraError where there is no tritonserver, ServerError where this Python does not suit it,
-    and OutputError.
+    and OSError where the folder cannot be written.
     """
     if executable := shutil.which("tritonserver"):
         return Installation(Path(executable), (), {})
@@ -43,8 +42,7 @@ def find_tritonserver(folder: Path) -> Installation:
             "there is no tritonserver on PATH and none in this environment; install one with: "
             "pip install 'lostgan-serve[server]', or run this in NVIDIA's image nvcr.io/nvidia/tritonserver"
         )
-    with writing(folder):
-        return _wheel_installation(Path(spec.submodule_search_locations[0]).resolve(), folder)
+    return _wheel_installation(Path(spec.submodule_search_locations[0]).resolve(), folder)
 
 
 def _wheel_installation(package: Path, folder: Path) -> Installation:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lostgan_serve.errors import ServerError
 from lostgan_serve.progress import Progress
+from lostgan_serve.runners.onnxrt import TELEMETRY_OFF
 from lostgan_serve.triton.addresses import Addresses
 from lostgan_serve.triton.installation import Installation
 from lostgan_serve.triton.server_folder import ServerFolder
@@ -90,7 +91,7 @@ class TritonProcess:
     def __enter__(self) -> TritonProcess:
         self._process = subprocess.Popen(
             [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *self._launch.command()],
-            env=os.environ | self._launch.installation.environment,
+            env=os.environ | dict([TELEMETRY_OFF]) | self._launch.installation.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lostgan_serve.errors import ModelError, ServerError
-from lostgan_serve.files import writing
 from lostgan_serve.model_folder import check_model_name, exported_models
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.triton.addresses import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT, find_addresses
 from lostgan_serve.triton.installation import find_tritonserver
 from lostgan_serve.triton.process import FaultError, Launch, StopRequest, TritonProcess
-from lostgan_serve.triton.server_folder import server_folder
+from lostgan_serve.triton.server_folder import server_folder, writing_shared_memory
 
 ADMIN_KEY_VARIABLE = "LOSTGAN_SERVE_ADMIN_KEY"
 
@@ -51,8 +50,8 @@ def running_server(
     ends with the thread that entered the block, too. progress: is told what the server warns of.
 
     Raises ModelError where no model is exported or one is not as it was exported, InputError where one cannot be read,
-    MissingExtraError without any tritonserver, OutputError where shared memory cannot be written, and ServerError where
-    host or port cannot be used, this Python does not suit the server, or the server does not come up.
+    MissingExtraError without any tritonserver, and ServerError where host or port cannot be used, shared memory cannot
+    be written, this Python does not suit the server, or the server does not come up.
     """
     with (
         _prepared(repository, (http_port, grpc_port, metrics_port), host) as launch,
@@ -112,8 +111,8 @@ def _prepared(repository: Path, ports: tuple[int, int, int], host: str) -> Itera
     addresses = find_addresses(host, *ports)
     admin_key = os.environ.get(ADMIN_KEY_VARIABLE) or secrets.token_urlsafe(24)
     with server_folder() as folder:
-        launch = Launch(repository, models, addresses, admin_key, find_tritonserver(folder.path), folder)
-        with writing(launch.link):
+        with writing_shared_memory():
+            launch = Launch(repository, models, addresses, admin_key, find_tritonserver(folder.path), folder)
             launch.link.symlink_to(repository.resolve())
         yield launch
 

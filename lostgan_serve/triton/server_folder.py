@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lostgan_serve.files import writing
+from lostgan_serve.errors import ServerError
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -45,14 +45,14 @@ class ServerFolder:
 
 @contextmanager
 def server_folder() -> Iterator[ServerFolder]:
-    """Yield a new folder; it and the server's segments are removed when the block ends. Raises OutputError.
+    """Yield a new folder; it and the server's segments are removed when the block ends. Raises ServerError.
 
     What killed servers of this user left is removed first.
     """
     _sweep()
     name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     unlocked = SHARED_MEMORY / f".{name}"  # no sweep looks at this name
-    with writing(SHARED_MEMORY):
+    with writing_shared_memory():
         unlocked.mkdir(mode=0o700)
         lock = os.open(unlocked, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -62,6 +62,18 @@ def server_folder() -> Iterator[ServerFolder]:
     finally:
         _remove(path)
         os.close(lock)
+
+
+@contextmanager
+def writing_shared_memory() -> Iterator[None]:
+    """Turn an OSError raised while a server's folder is written into a ServerError."""
+    try:
+        yield
+    except OSError as error:
+        raise ServerError(
+            f"{SHARED_MEMORY}: a server's files cannot be written there ({error.strerror or error}); give this machine "
+            "or container more shared memory (for a container: --shm-size)"
+        ) from error
 
 
 def _sweep() -> None:

@@ -17,7 +17,13 @@ _PROBLEM = re.compile(r"[WE]\d{4} |\S*error: ", re.IGNORECASE)
 _ANY_LEVEL = re.compile(r"[IWEF]\d{4} ")
 _HARMLESS = ("pinned system memory", "CudaDriverHelper", "NVML", "DCGM")  # what every machine without a GPU is told
 _LOADING, _LOADED = re.compile(r'"loading: (.+):\d+"'), re.compile(r"\"successfully loaded '(.+)'\"")
-_REASONS = (r"failed to load '.+?' version \d+: .+", r"(?i:\w*error: .+)", r"^Bad option.+", r"^E\d{4} .+")
+_REASONS = (
+    r"failed to load '.+?' version \d+: .+",
+    r"(?i:\w*error: .+)",
+    r"^Bad option.+",
+    r"^\[err\] .+",
+    r"^E\d{4} .+",
+)
 
 
 class ServerLog:

@@ -20,7 +20,7 @@ from lostgan_serve.triton import process as triton_process
 from lostgan_serve.triton import watch
 from lostgan_serve.triton.server import Endpoints, running_server
 from lostgan_serve.triton.server_folder import SHARED_MEMORY, server_folder
-from servers import MODEL, family, leaves_nothing, serving, shared_memory
+from servers import MODEL, children, family, leaves_nothing, serving, shared_memory
 
 NOBODY = 65534
 
@@ -153,6 +153,23 @@ def test_stub_that_dies_at_the_start(repository: Path, code: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_too_few_files_for_the_server(tiny_repository: Path) -> None:
+    command = ["prlimit", "--nofile=32:32", str(Path(sys.executable).parent / "lostgan-serve"), "serve"]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    done = subprocess.run(
+        [*command, "--repository", str(tiny_repository), *ports], capture_output=True, text=True, timeout=120
+    )
+    fails_in_one_line(done, ["Too many open files"])
+
+
+def test_shared_memory_that_cannot_be_written(
+    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lostgan_serve.triton.server_folder.SHARED_MEMORY", tmp_path / "missing")
+    with pytest.raises(ServerError, match=r"missing: a server's files cannot be written there .*--shm-size"):
+        starts(tiny_repository)
+
+
 # Models that cannot be served
 
 
@@ -267,6 +284,11 @@ def test_nobody_else_reads_requests_and_pictures(cli: Cli, tiny_repository: Path
                 command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "cat", str(path)]
                 assert subprocess.run(command, capture_output=True, text=True).stdout == ""
         process.terminate()
+
+
+def test_onnx_runtime_is_told_to_send_no_telemetry(server: Endpoints) -> None:
+    for pid in (server.pid, *children(server.pid)):
+        assert b"ORT_DISABLE_TELEMETRY=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 def test_server_may_open_as_many_files_as_the_system_allows(tiny_repository: Path) -> None:
