@@ -133,7 +133,7 @@ def test_tritonserver_on_path_comes_first(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(ServerError, match="no GPU today"), running_server(tiny_repository):
         pass
-    arguments = Path(f"{fake}.arguments").read_text()
+    arguments = Path(f"{fake}.arguments").read_text(encoding="utf-8")
     assert f"--load-model={MODEL}" in arguments
     assert "--http-address=127.0.0.1" in arguments
     assert "--model-config-name" not in arguments

@@ -296,7 +296,7 @@ def test_server_may_open_as_many_files_as_the_system_allows(tiny_repository: Pat
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[1] - 1), before[1]))
     try:
         with running_server(tiny_repository) as endpoints:
-            limits = Path(f"/proc/{endpoints.pid}/limits").read_text()
+            limits = Path(f"/proc/{endpoints.pid}/limits").read_text(encoding="utf-8")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     ((soft, hard),) = [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")]
