@@ -58,6 +58,7 @@ def build_engine(
     network = _network(trt, builder, log, model)
     with progress.count(f"build a {target} engine", 1.0) as advance:
         plan = _build(trt, builder, config, network, model, log, advance)
+        advance(1.0, "")
     if target == "tensorrt" and timing_cache is not None:
         write_file(timing_cache, bytes(config.get_timing_cache().serialize()))
     engine = Engine(

@@ -23,7 +23,7 @@ def usable_cores() -> int:
     """The number of CPU cores that this process may run on, and no more than its container's quota."""
     cores = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):
-        quota, period = map(int, _QUOTA.read_text().split())
+        quota, period = map(int, _QUOTA.read_text("ascii").split())
         cores = min(cores, math.ceil(quota / period))
     return cores
 

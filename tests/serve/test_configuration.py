@@ -22,7 +22,7 @@ CONFIGURATIONS = ("config.pbtxt", "configs/embedded.pbtxt", "configs/tensorrt.pb
 
 
 def parsed(path: Path) -> pb.ModelConfig:
-    return text_format.Parse(path.read_text(), pb.ModelConfig())
+    return text_format.Parse(path.read_text("utf-8"), pb.ModelConfig())
 
 
 def contents(folder: Path) -> dict[str, bytes]:

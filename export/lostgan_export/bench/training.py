@@ -87,10 +87,10 @@ def _build(
 ) -> Callable[[Any], object]:
     """Make a step on one batch, to be called over and over."""
     from lostgan_train.data import open_data
-    from lostgan_train.training import TrainingRun
     from lostgan_train.networks.formulation import OURS
     from lostgan_train.networks.reference import REFERENCE as REFERENCE_FORMULATION
     from lostgan_train.settings import TrainSettings
+    from lostgan_train.training import TrainingRun
 
     settings = TrainSettings(
         variant=variant, data=data, perceptual="none", steps=1, ch=ch, batch=batch, precision=precision, workers=0
