@@ -149,7 +149,8 @@ class TritonProcess:
             hint = "; the kernel does that when memory runs out" if -code == signal.SIGKILL else ""
             self._progress.note(f"tritonserver was ended by {signal.Signals(-code).name}{hint}")
             return 128 - code
-        self._progress.note(f"tritonserver ended with exit code {code}: {self._log.reason()}")
+        reason = f": {self._log.reason()}" if code else ""  # one that another process asked to stop has none
+        self._progress.note(f"tritonserver ended with exit code {code}{reason}")
         return code
 
     def _is_ready(self) -> bool:
