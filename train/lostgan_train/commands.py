@@ -18,7 +18,7 @@ from lostgan_train.settings import VARIANTS, SemiSettings, TrainSettings
 _TRAINING = ("torch", "torchvision", "matplotlib", "pycocotools", "tensorboard", "lightning_fabric")
 """Packages that the extra `train` brings."""
 
-_Path = click.Path(path_type=Path)
+_Path = click.Path(path_type=Path, readable=False)  # what reads it says so better
 
 
 @click.command("import")

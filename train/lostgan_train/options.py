@@ -46,7 +46,7 @@ class SettingOption(click.Option):
         )
 
 
-_TYPES: dict[type, Any] = {Schedule: ScheduleType(), Path: click.Path(path_type=Path), tuple: str}
+_TYPES: dict[type, Any] = {Schedule: ScheduleType(), Path: click.Path(path_type=Path, readable=False), tuple: str}
 
 
 def settings_options(kind: type[Settings]) -> Callable[[click.Command], click.Command]:

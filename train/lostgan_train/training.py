@@ -23,7 +23,7 @@ from lostgan_train.networks.checkpoint import (
 )
 from lostgan_train.networks.formulation import OURS, Formulation
 from lostgan_train.run_file import RunFile, read_run
-from lostgan_train.semi_supervised import complete
+from lostgan_train.semi_supervised import complete, parts
 from lostgan_train.settings import SemiSettings, TrainSettings
 from lostgan_train.sheets import curves, sample_sheet
 from lostgan_train.signals import stop_on_signals
@@ -47,8 +47,13 @@ def train(settings: TrainSettings, out: Path, *, resume: bool = False, progress:
 
 
 def try_step(settings: TrainSettings, out: Path, progress: Progress = SILENT) -> dict[str, float]:
-    """Read the data, make one step and write nothing. Returns its losses by name. Raises as `train` does."""
+    """Read the data and the weights to start from, make one step and write nothing.
+
+    Returns its losses by name. Raises as `train` does.
+    """
     run = TrainingRun(settings, open_source(settings, progress), out, progress)
+    if not run.loop.newest_step:
+        run.gan.start(run.progress)
     with closing(run.batches(0)) as batches:
         return run.loop.step(next(batches))
 
@@ -59,8 +64,9 @@ def train_semi(settings: SemiSettings, out: Path, *, resume: bool = False, progr
     Parameters and errors are those of `train`.
     """
     source = open_source(settings, progress)
-    # made for its checks: what it would refuse is refused before the detector's hours
+    # made for their checks: what they would refuse is refused before anything is written, and the detector's hours
     loop = TrainingRun(settings, source, out, progress).loop
+    parts(settings, source)
     _write_settings(settings, loop, resume, loop.newest_step)
     completed = complete(settings, source, out, progress)
     if completed is not None:

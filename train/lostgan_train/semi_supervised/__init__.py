@@ -3,6 +3,6 @@
 The probability of each object that it finds weighs the object in the discriminator's loss (equation 15).
 """
 
-from lostgan_train.semi_supervised.stages import complete
+from lostgan_train.semi_supervised.stages import complete, parts
 
-__all__ = ["complete"]
+__all__ = ["complete", "parts"]
