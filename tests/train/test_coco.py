@@ -197,8 +197,8 @@ def test_coco_stuff_by_the_papers_filters(tmp_path: Path, split: str, pictures: 
 
 def rewrite(path: Path, **added: list[Json]) -> None:
     """Append items to lists of a JSON file."""
-    document = json.loads(path.read_text())
-    path.write_text(json.dumps(document | {key: document[key] + items for key, items in added.items()}))
+    document = json.loads(path.read_bytes())
+    path.write_bytes(json.dumps(document | {key: document[key] + items for key, items in added.items()}).encode())
 
 
 def test_images_without_stuff_are_left_out_as_in_the_paper(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from conftest import Cli, fails_in_one_line
 from lostgan_serve.errors import LostganError
 from lostgan_train.commands import semi, train
 from lostgan_train.loop import LOG_FILE
+from lostgan_train.networks.checkpoint import load_checkpoint
 from lostgan_train.run_file import RUN_FILE
 from training import OPTIONS, losses
 
@@ -268,3 +269,43 @@ def test_a_full_disk_ends_the_run_and_the_last_state_stays(scenes: Path, tmp_pat
     (out / LOG_FILE).unlink()
     (out / LOG_FILE).symlink_to("/dev/full")
     fails_in_one_line(cli("train", "--resume", "--out", out, "--steps", 5), [out / LOG_FILE, "No space left"])
+
+
+def test_advice_on_damaged_runs_does_not_go_in_a_circle(scenes: Path, tmp_path: Path) -> None:
+    """Each line names a way out that the other way of starting does not refuse."""
+    options = (*OPTIONS, "--data", scenes, "--out", tmp_path / "run")
+    run(*options, "--steps", 1)
+    (tmp_path / "run/state-best.pt").write_bytes(b"a copy that someone made")
+    run("--resume", "--out", tmp_path / "run", "--steps", 2)
+    (tmp_path / "run" / RUN_FILE).unlink()
+    refused(
+        r"run\.json: missing, though there are states; restore it, or remove", "--resume", "--out", tmp_path / "run"
+    )
+    refused(r"holds states of a run, but no run\.json; remove the states \(state-\*\.pt\)", *options)
+    for state in (tmp_path / "run").glob("state-0*.pt"):
+        state.unlink()
+    refused("start the run without --resume", "--resume", "--out", tmp_path / "run")
+    run(*options, "--steps", 1)
+
+
+def test_a_full_disk_ends_processes_that_load(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    """They ignore SIGTERM, and Python joins them before it ends."""
+    options = (*OPTIONS, "--data", scenes, "--steps", 50, "--workers", 2, "--checkpoint-every", 1)
+    done = cli("train", *options, "--out", tmp_path / "run", file_limit_bytes=200_000)
+    fails_in_one_line(done, [tmp_path / "run", "cannot write"])
+
+
+def test_data_may_lie_in_a_folder_whose_name_is_not_utf_8(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+    data = tmp_path / os.fsdecode(b"donn\xe9es")
+    shutil.copytree(scenes, data)
+    annotations = data / "annotations.json"
+    document = json.loads(annotations.read_text())
+    document["categories"] = document["categories"][:-1]  # a set of one's own, called like its folder
+    annotations.write_text(json.dumps(document))
+    out = tmp_path / "run"
+    cli("train", *OPTIONS, "--data", data, "--out", out, "--steps", 1, check=True)
+    run("--resume", "--out", out, "--steps", 2)
+    assert load_checkpoint(out / "generator.safetensors").vocabulary.name == "donn?es"
+    other = tmp_path / os.fsdecode(b"ex\xe9cution")
+    refused(r"--out .*UTF-8; choose another", *OPTIONS, "--data", data, "--out", other)
+    assert not other.exists()

@@ -10,6 +10,7 @@ from typing import Any, Generic
 
 from lostgan_serve.errors import CheckpointError, TrainingError
 from lostgan_serve.files import reading, write_file
+from lostgan_serve.vocabulary import is_printable
 from lostgan_train.settings import S, build, option_name, read_config
 from lostgan_train.states import STATE_FILES, states_in
 
@@ -80,6 +81,8 @@ def new_run(kind: type[S], out: Path, values: Mapping[str, Any]) -> S:
     Raises TrainingError where the folder holds a run, or a setting is missing or impossible, and InputError where it
     may not be searched.
     """
+    if not is_printable(str(out)):
+        raise TrainingError(f"--out {str(out)!r}: TensorBoard needs a name that is UTF-8; choose another")
     with reading(out):
         if (out / RUN_FILE).exists():
             raise TrainingError(f"{out}: holds a run already; go on with --resume, or choose another --out")
