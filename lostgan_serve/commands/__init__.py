@@ -80,7 +80,9 @@ def _described(error: OSError) -> str:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    click.echo(f"error: {message}", err=True)
+    """Tell of an error in one line, whatever characters stand in the names of files and fields."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    click.echo(f"error: {line}", err=True)
     sys.exit(exit_code)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lostgan_serve.commands.groups import grouped
+from lostgan_serve.commands.options import grouped
 
 if TYPE_CHECKING:
     from lostgan_serve.progress import Progress

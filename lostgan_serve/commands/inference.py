@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lostgan_serve.commands.connection import Connection, connection_options
-from lostgan_serve.commands.groups import GroupedCommand, grouped
+from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped
 from lostgan_serve.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -26,20 +26,11 @@ _DEFAULT_PICTURES = ("image", "object_map", "overlay", "sheet")
 _LISTED = 8  # layouts whose files are listed; of more there is a bar
 
 
-class _Kinds(click.ParamType[tuple[str, ...]]):
-    """A list of kinds of pictures such as "image,overlay"."""
-
-    name = "KINDS"
-
-    def convert(
-        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        kinds = tuple(kind.strip() for kind in value.split(","))
-        if unknown := [kind for kind in kinds if kind not in _PICTURES]:
-            self.fail(f"there is no {unknown[0]!r}; choose from {','.join(_PICTURES)}", param, ctx)
-        return kinds
+def _kind(text: str) -> str:
+    """A kind of picture. Raises ValueError."""
+    if text not in _PICTURES:
+        raise ValueError(f"there is no {text!r}; choose from {','.join(_PICTURES)}")
+    return text
 
 
 _styles, _files, _models = grouped("Styles"), grouped("Pictures"), grouped("Model")
@@ -69,7 +60,7 @@ _SAMPLE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--only",
         "pictures",
         default=_DEFAULT_PICTURES,
-        type=_Kinds(),
+        type=ListOf("KINDS", _kind),
         help=f"Kinds of pictures to write, with commas between: {', '.join(_PICTURES)}.  [default: all but masks]",
     ),
     _files("--masks", is_flag=True, help="Write a PNG of each object's mask, too."),

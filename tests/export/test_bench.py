@@ -40,8 +40,8 @@ def test_bench_wants_the_grpc_address(url: str) -> None:
         (["--url", "localhost:1", "--checkpoint", "a.safetensors"], "do not go with --url"),
         (["--url", "localhost:1", "--files", "4"], "exclude each other"),
         (["--files", "4", "--plot", "bench.png"], "do not go with --url or --files"),
-        (["--batch", "1,x"], "no list of batch sizes"),
-        (["--batch", "0"], "no list of batch sizes"),
+        (["--batch", "1,x"], "is no batch size; give a list such as 1,4"),
+        (["--batch", "0"], "is no batch size; give a list such as 1,4"),
     ],
 )
 def test_bench_refuses_options_that_would_do_nothing(options: list[str], words: str) -> None:

@@ -183,7 +183,7 @@ def test_models_that_are_none_are_named(cli: Cli, tiny_model: Path, tmp_path: Pa
 
 def test_standard_output_on_a_full_disk_is_one_line(cli: Cli) -> None:
     command = [LOSTGAN_SERVE, "labels"]
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device\n")
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from relays import Relay, listening
 from tritonclient import grpc as triton_grpc
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -28,6 +27,7 @@ from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.triton.configuration import write_configuration
 from lostgan_serve.triton.server import Endpoints, running_server
+from relays import Relay, listening
 
 MODEL = "lostgan_128"
 BOUNDED = "bounded_queue"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lostgan_serve.commands.groups import GroupedCommand, grouped
+from lostgan_serve.commands.options import GroupedCommand, grouped
 from lostgan_serve.errors import require
 from lostgan_serve.progress import ConsoleProgress
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary

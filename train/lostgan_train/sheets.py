@@ -63,7 +63,7 @@ def curves(log: Path) -> bytes:
     from matplotlib import pyplot
 
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for line in log.read_text().splitlines():
+    for line in log.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         for name in row.keys() - {"step", "skipped"}:
             series[name].append((row["step"], row[name]))

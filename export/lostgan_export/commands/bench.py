@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lostgan_export.commands.export import require_export
-from lostgan_serve.commands.groups import GroupedCommand, grouped
+from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped
 from lostgan_serve.contract import RESOLUTIONS
 from lostgan_serve.errors import require
 
@@ -26,20 +26,11 @@ _figures, _formulations = grouped("Figures"), grouped("Formulations, without --u
 _served = grouped("An exported model, with --url or --files")
 
 
-class _BatchSizes(click.ParamType[tuple[int, ...]]):
-    """Batch sizes such as "1,4"."""
-
-    name = "N,N"
-
-    def convert(
-        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        sizes = [size.strip() for size in value.split(",")]
-        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-            self.fail(f"{value!r} is no list of batch sizes such as 1,4", param, ctx)
-        return tuple(int(size) for size in sizes)
+def _batch_size(text: str) -> int:
+    """A batch size. Raises ValueError."""
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"{text!r} is no batch size; give a list such as 1,4")
+    return int(text)
 
 
 _rounds = _figures(
@@ -61,7 +52,9 @@ _json = _figures(
 )
 @_rounds
 @_json
-@_formulations("--batch", "batches", default=(1, 4), type=_BatchSizes(), help="Batch sizes.  [default: 1,4]")
+@_formulations(
+    "--batch", "batches", default=(1, 4), type=ListOf("N,N", _batch_size), help="Batch sizes.  [default: 1,4]"
+)
 @_formulations(
     "--checkpoint",
     type=click.Path(path_type=Path),

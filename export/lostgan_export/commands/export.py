@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
-from lostgan_serve.commands.groups import GroupedCommand, grouped
+from lostgan_serve.commands.options import GroupedCommand, grouped
 from lostgan_serve.contract import MAX_SLOTS, RESOLUTIONS
 from lostgan_serve.errors import require
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, BUNDLED_VOCABULARY

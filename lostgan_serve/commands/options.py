@@ -1,12 +1,14 @@
-"""Options in groups: a command's help shows each group under a title of its own."""
+"""Options in groups, each under a title of its own in a command's help, and options that take lists."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+T = TypeVar("T")
 
 
 class GroupedOption(click.Option):
@@ -29,6 +31,24 @@ class GroupedCommand(click.Command):
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records)
+
+
+class ListOf(click.ParamType[tuple[T, ...]]):
+    """A list with commas between, such as "1,4". name: how help calls it. parse: an item's value; raises ValueError, in
+    the words of an error message, for an item that is none."""
+
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        self.name, self._parse = name, parse
+
+    def convert(
+        self, value: str | tuple[T, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[T, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._parse(item.strip()) for item in value.split(","))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def grouped(group: str) -> Callable[..., Callable[[Any], Any]]:
