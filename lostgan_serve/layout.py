@@ -12,6 +12,7 @@ import json
 import math
 import os
 import reprlib
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lostgan_serve.errors import LayoutError
-from lostgan_serve.vocabulary import IMAGE_LABEL_NAME, is_printable
+from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
 
 Box = tuple[float, float, float, float]
 
@@ -149,10 +150,10 @@ def _decode(text: str, source: str) -> Any:
         raise LayoutError(f"{source}: not a layout ({error}); {_FIXES['layout']}") from None
 
 
-def _printable(text: str) -> str:
+def _without_controls(text: str) -> str:
     """Refuse characters that no file, terminal or hash of a style code can hold. Raises ValueError."""
-    if not is_printable(text):
-        raise ValueError("holds a line break, another control character or half of a character")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise ValueError("holds a control character or half of a character")
     return text
 
 
@@ -160,7 +161,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)]
 
 
-Text = Annotated[str, Field(min_length=1, max_length=200, strict=True), AfterValidator(_printable)]
+Text = Annotated[str, Field(min_length=1, max_length=200, strict=True), AfterValidator(_without_controls)]
 
 
 class _Strict(BaseModel):
