@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -38,9 +39,7 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run; an error that the user can mend becomes one line and its exit code."""
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # closed by the shell
-                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # whatever the locale's encoding
+        _prepare_streams()
         try:
             try:
                 super().main(*args, **kwargs)
@@ -64,11 +63,20 @@ def _plugins() -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in metadata.entry_points(group="lostgan_serve.commands")}
 
 
+def _prepare_streams() -> None:
+    """Make both outputs take any text, whatever the locale's encoding. One that the shell closed takes it, too."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+        else:
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _flush() -> None:
     """Write out standard output while an error can still be told of. It is let go of then: it would fail again."""
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise

@@ -170,5 +170,9 @@ def _read(source: str) -> list[Layout]:
     if source == "-":
         if sys.stdin is None:
             raise LayoutError("standard input is closed; pipe layouts into this command, or name their files")
-        return parse_layouts(sys.stdin.buffer.read().decode("utf-8-sig", "replace"), "stdin", "standard input")
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8-sig", "replace")
+        except OSError as error:
+            raise LayoutError(f"standard input: cannot be read ({error.strerror})") from error
+        return parse_layouts(text, "stdin", "standard input")
     return load_layouts(source)

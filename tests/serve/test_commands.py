@@ -188,6 +188,15 @@ def test_standard_output_on_a_full_disk_is_one_line(cli: Cli) -> None:
     assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device\n")
 
 
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_outputs_that_the_shell_closed_are_not_missed(closed: str, tiny_model: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "many.jsonl"
+    lines.write_text("".join(f"{json.dumps({'objects': [SKY], 'seed': seed})}\n" for seed in range(10)))
+    command = f"{LOSTGAN_SERVE} generate {lines} --model {tiny_model} --only image --out {tmp_path / 'out'} {closed}>&-"
+    assert subprocess.run(["sh", "-c", command], timeout=60).returncode == 0
+    assert len(written(tmp_path / "out")) == 10
+
+
 def test_a_reader_that_has_enough_is_no_error() -> None:
     command = f"{LOSTGAN_SERVE} labels --vocabulary coco-stuff | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
