@@ -1,4 +1,4 @@
-"""The whole path in one go (`make demo`): export, serve, paint the examples, stop.
+"""The whole path in one go (`make demo`): export, serve, generate pictures of the examples, stop.
 
 Each step prints the command that does the same by hand. Everything it makes is in demo_out/.
 """

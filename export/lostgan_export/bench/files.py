@@ -40,7 +40,7 @@ class Written:
 
     pictures: the kinds that are written. inference: images/s of the model alone, in full batches and with the outputs
     that the pictures need. images_per_s: with rendering, encoding and writing beside it. share: median over the rounds
-    of their ratio. command: images/s of `lostgan-serve generate`, its start included.
+    of their ratio. command: images/s of `lostgan-serve generate`, its start included. rounds: the ratio in each round.
     """
 
     pictures: str
@@ -49,6 +49,7 @@ class Written:
     images_per_s: float
     share: float
     command: float
+    rounds: tuple[float, ...]
 
 
 def bench_files(model: Path, count: int, rounds: int, progress: Progress) -> list[Written]:
@@ -77,9 +78,9 @@ def _bench(
             written.append(_pace(len(layouts), partial(deque, files, maxlen=0)))
         with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
             command.append(_command_pace(model, pictures, layouts, Path(folder)))
-    share = statistics.median(with_files / alone for with_files, alone in zip(written, inference, strict=True))
+    shares = tuple(with_files / alone for with_files, alone in zip(written, inference, strict=True))
     alone, with_files, whole = (statistics.median(paces) for paces in (inference, written, command))
-    return Written(pictures, len(layouts), alone, with_files, share, whole)
+    return Written(pictures, len(layouts), alone, with_files, statistics.median(shares), whole, shares)
 
 
 def _pace(count: int, work: Callable[[], object]) -> float:
