@@ -82,7 +82,7 @@ def rows(tensors: Tensors, start: int, stop: int) -> dict[str, Array]:
 
 
 def concatenated(batches: Sequence[Tensors]) -> dict[str, Array]:
-    """Batches of the same names as one."""
+    """One batch of the layouts of several, which have the same names."""
     if len(batches) == 1:
         return dict(batches[0])
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

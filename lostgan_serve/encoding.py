@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lostgan_serve.contract import BACKGROUND_BOX, IMAGE_LABEL, PAD_BOX, Array, empty_batch
+from lostgan_serve.contract import BACKGROUND_BOX, IMAGE_LABEL, MAX_SLOTS, PAD_BOX, Array, empty_batch
 from lostgan_serve.errors import LayoutError, VocabularyError
 from lostgan_serve.layout import Box, Layout
 from lostgan_serve.manifest import Manifest
@@ -54,9 +54,12 @@ def padded(
 def check(layout: Layout, manifest: Manifest) -> None:
     """Raise LayoutError unless the model knows the labels and has a slot for every object."""
     if len(layout.objects) > manifest.capacity:
+        most = MAX_SLOTS - manifest.vocabulary.background
+        possible = len(layout.objects) <= most
+        fix = f"or export one with --max-objects {len(layout.objects)}" if possible else f"no model takes over {most}"
         raise LayoutError(
             f"{layout.source}: objects: {len(layout.objects)} of them, but the model has room for {manifest.capacity}; "
-            f"remove some, or export one with --max-objects {len(layout.objects)}"
+            f"remove some, {fix}"
         )
     for index, item in enumerate(layout.objects):
         try:

@@ -13,7 +13,7 @@ class LostganError(Exception):
 
 
 class LayoutError(LostganError):
-    """A layout that is not valid, or that the model at hand cannot draw."""
+    """A layout that is not valid, or that the model at hand cannot generate."""
 
 
 class VocabularyError(LostganError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import secrets
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from lostgan_serve.errors import InputError, OutputError
 
-_TEMPORARY = ".tmp-"
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}")
 _ABANDONED_S = 3600
 
 
@@ -39,9 +40,12 @@ def writable(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError raised while `path` is written into an OutputError that names it."""
+    """Turn an OSError raised while `path` is written into an OutputError that names it, and so where the locale has no
+    bytes for its name."""
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise OutputError(f"{path}: cannot write (no such name in this locale, {error.encoding})") from error
     except OSError as error:
         raise OutputError(f"{path}: cannot write ({error.strerror or error}); {_fix(error)}") from error
 
@@ -61,7 +65,7 @@ def reading(path: Path) -> Iterator[None]:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all, making its folder where needed. Raises OutputError."""
-    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+    temporary = _temporary(path.parent)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -85,7 +89,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        work = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=path.parent))
+        work = _temporary(path.parent)
+        work.mkdir(mode=0o700)
     fresh, old = work / "new", work / "old"
     try:
         with writing(path):
@@ -113,14 +118,21 @@ def new_folder(path: Path) -> Iterator[Path]:
 def sweep(folder: Path) -> None:
     """Delete the temporary files and folders that killed processes left in `folder` more than an hour ago, but for the
     only copy of an old folder."""
-    for left in folder.glob(f"{_TEMPORARY}*"):
+    for left in folder.glob(".tmp-*"):
         with suppress(OSError):
+            if not _TEMPORARY.fullmatch(left.name):
+                continue
             if time.time() - left.stat().st_mtime < _ABANDONED_S or (left / "old").exists():
                 continue
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink()
+
+
+def _temporary(folder: Path) -> Path:
+    """A name in `folder` that no other file has, and that `sweep` knows."""
+    return folder / f".tmp-{secrets.token_hex(8)}"
 
 
 def _fix(error: OSError) -> str:

@@ -21,12 +21,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from lostgan_serve.choices import MAX_SEED
 from lostgan_serve.errors import LayoutError
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
 
 Box = tuple[float, float, float, float]
 
-MAX_SEED = 2**63 - 1
 MAX_TRUNCATION = 8.0
 """Beyond this, truncation changes nothing: one normal in 10^15 is larger."""
 MIN_TRUNCATION = 0.05
@@ -36,7 +36,7 @@ _EDGE_TOLERANCE = 1e-4
 """By how much of the canvas a box may stick out: what rounding a box to pixels or to four digits leaves."""
 
 _SMALLEST_SIDE = 4e-4
-"""Of a box, in units of the canvas: far below a pixel of any model."""
+"""The shortest side of a box, in units of the canvas: far below a pixel of any model."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Layout:
 
     @classmethod
     def parse(cls, value: Any, name: str = "layout", source: str | None = None) -> Layout:
-        """Validate one layout given as the JSON value of DESIGN's section 3. Raises LayoutError."""
+        """Validate one layout given as a JSON value, see docs/layouts-and-styles.md. Raises LayoutError."""
         source = source or name
         try:
             drawn = _Drawn.model_validate(value)
@@ -97,24 +97,26 @@ def load_layouts(path: str | os.PathLike[str]) -> list[Layout]:
     """Read a file of layouts, see `parse_layouts`. Raises LayoutError."""
     path = Path(path)
     try:
-        text = path.read_text("utf-8-sig")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise LayoutError(f"{path}: no such file; give the path of a layout.json") from None
     except IsADirectoryError:
         raise LayoutError(f"{path}: is a folder; name the layout files in it, such as {path}/*.json") from None
-    except UnicodeDecodeError as error:
-        raise LayoutError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except (OSError, ValueError) as error:  # a ValueError: NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise LayoutError(f"{path}: cannot be read ({reason}); give the path of a layout.json") from None
-    return parse_layouts(text, path.stem, str(path))
+    return parse_layouts(data, path.stem, str(path))
 
 
-def parse_layouts(text: str, name: str, source: str) -> list[Layout]:
-    """The layouts in a text: one, a JSON list of them, or JSON lines. Raises LayoutError.
+def parse_layouts(data: bytes, name: str, source: str) -> list[Layout]:
+    """The layouts in a text in UTF-8: one, a JSON list of them, or JSON lines. Raises LayoutError.
 
     name: of a single layout; of several, each gets a number behind it.
     """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{source}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     if _is_json_lines(text):
         places = [(f"{source} line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         values = [(where, _decode(line, where)) for where, line in places]

@@ -1,8 +1,9 @@
-"""What is known of an exported model: it stands beside model.onnx, in the file's own metadata and, in part, in the
-Triton configuration, so that no part of the run time has to be told."""
+"""Facts of an exported model. They stand beside model.onnx, in the file's own metadata and, in part, in the Triton
+configuration, so that no part of the run time has to be told."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any, Literal
 
@@ -90,7 +91,9 @@ class Manifest(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The facts on which a picture depends besides its layout."""
-        return self.model_dump(include=_IDENTITY)
+        labels = "\n".join(self.vocabulary.labels)
+        vocabulary = f"{self.vocabulary.name} {hashlib.sha256(labels.encode()).hexdigest()[:16]}"
+        return self.model_dump(include=_IDENTITY) | {"vocabulary": vocabulary}
 
     def serving_parameters(self) -> dict[str, str]:
         """The part of the manifest that a client needs, as the string parameters of a Triton configuration."""

@@ -10,7 +10,7 @@ from itertools import islice
 
 from lostgan_serve.contract import OUTPUT_NAMES, Array
 from lostgan_serve.encoding import encode
-from lostgan_serve.errors import LostganError, ServerUnavailableError
+from lostgan_serve.errors import DeviceError, LostganError, RequestError
 from lostgan_serve.layout import Layout
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.runners import Runner
@@ -19,7 +19,7 @@ from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
 
 @dataclass(frozen=True)
 class Result:
-    """What a model generated for a layout.
+    """The outputs of a model for a layout.
 
     names: the ids of the slots in use: the layout's objects in their order, then `__image__` where the vocabulary has
     a background. image: [R, R, 3] uint8 RGB. object_map: [R, R] uint8, the index into `names` of the object that owns
@@ -37,6 +37,9 @@ class Result:
 OnFailure = Callable[[Layout, LostganError], object]
 """Takes a layout that a runner failed at, and its error."""
 
+_OF_A_LAYOUT = (RequestError, DeviceError)
+"""Errors that one layout of a batch may cause, or a batch that is too large."""
+
 
 def generate(
     layouts: Iterable[Layout],
@@ -51,8 +54,9 @@ def generate(
     batch is sent, and whatever the runner raises. After an error, or when the caller stops early, batches in flight are
     not waited for; `runner.close()` ends them where it can.
 
-    on_failure: takes the runner's errors instead, and the other layouts go on. A batch that fails is tried once more,
-    layout by layout. ServerUnavailableError is raised nevertheless, since all other layouts would meet it, too.
+    on_failure: takes a layout that the model refuses, or that the machine has no room for, and the others go on. A
+    batch with such a layout is tried once more, layout by layout. Other errors are raised nevertheless, since all
+    layouts would meet them.
     """
     remaining = iter(layouts)
     limit = runner.manifest.max_batch
@@ -68,8 +72,8 @@ def generate(
             batch, future = in_flight.popleft()
             try:
                 arrays = future.result()
-            except LostganError as error:
-                if on_failure is None or isinstance(error, ServerUnavailableError):
+            except _OF_A_LAYOUT:
+                if on_failure is None:
                     raise
                 yield from _one_by_one(batch, runner, outputs, on_failure)
             else:
@@ -84,9 +88,7 @@ def _one_by_one(
     for layout in batch:
         try:
             arrays = runner.run(encode([layout], runner.manifest), outputs)
-        except ServerUnavailableError:
-            raise
-        except LostganError as error:
+        except _OF_A_LAYOUT as error:
             on_failure(layout, error)
         else:
             yield from _results([layout], arrays, runner.manifest)

@@ -7,10 +7,9 @@ takes 2.3 here, in a file a fifth larger (one thread, Pillow 12.3).
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,11 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {"L": 0, "RGB": 2, "P": 3}
 _UP = 2  # the filter: each byte less the one above it
 _LEVEL = 1  # of igzip's 0 to 3; 0 was no faster, and its files larger
-_KEYWORD = "lostgan-serve"
+_TEXT_HEAD = b"lostgan-serve\0" + bytes(4)  # the keyword; not compressed, no language, no translated keyword
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-_END = _chunk(b"IEND", b"")
 
 
 def png(picture: Image.Image, provenance: Mapping[str, Any] | None = None) -> bytes:
@@ -45,21 +41,30 @@ def png(picture: Image.Image, provenance: Mapping[str, Any] | None = None) -> by
     if picture.mode == "P":
         chunks.append(_chunk(b"PLTE", bytes(picture.getpalette("RGB") or ())))
     if provenance is not None:
-        keyword_and_flags = _KEYWORD.encode() + b"\0" + bytes(4)  # not compressed, no language, no translated keyword
-        chunks.append(_chunk(b"iTXt", keyword_and_flags + json.dumps(provenance, ensure_ascii=False).encode()))
-    chunks += [_chunk(b"IDAT", isal_zlib.compress(filtered, _LEVEL)), _END]
+        chunks.append(_chunk(b"iTXt", _TEXT_HEAD + json.dumps(provenance, ensure_ascii=False).encode()))
+    chunks += [_chunk(b"IDAT", isal_zlib.compress(filtered, _LEVEL)), _chunk(b"IEND", b"")]
     return _SIGNATURE + b"".join(chunks)
 
 
 def provenance_of(path: Path) -> dict[str, Any] | None:
-    """The provenance that a PNG file was written with; None without one, and where the file is not there or cut off."""
+    """The provenance that a PNG file was written with; None without one, and where the file is not there or damaged."""
     try:
-        with path.open("rb") as file:
-            file.seek(-len(_END), os.SEEK_END)
-            if file.read() != _END:
-                return None
-            file.seek(0)
-            value = json.loads(Image.open(file).info.get(_KEYWORD, "null"))
-    except (OSError, ValueError, SyntaxError):  # Pillow raises SyntaxError for broken chunks
+        texts = [data for kind, data in _chunks(path.read_bytes()) if kind == b"iTXt" and data.startswith(_TEXT_HEAD)]
+        value = json.loads(texts[0][len(_TEXT_HEAD) :]) if texts else None
+    except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The kind and data of each chunk. Raises ValueError for a file that is cut off or damaged."""
+    place = len(_SIGNATURE)
+    kind = b""
+    while kind != b"IEND":
+        (length,) = struct.unpack(">I", file[place : place + 4].ljust(4, b"\0"))
+        end = place + 12 + length
+        kind, data = file[place + 4 : place + 8], file[place + 8 : end - 4]
+        if file[place:end] != _chunk(kind, data):
+            raise ValueError("damaged")
+        yield kind, data
+        place = end

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -13,10 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from lostgan_serve.choices import DEFAULT_PICTURES, MAX_SEED
 from lostgan_serve.contract import OUTPUT_NAMES
-from lostgan_serve.errors import LayoutError, LostganError, ServerUnavailableError
+from lostgan_serve.errors import LayoutError, LostganError, ModelError, ServerError
 from lostgan_serve.files import sweep, write_file
-from lostgan_serve.layout import MAX_SEED, Layout
+from lostgan_serve.layout import Layout
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import Result, generate
 from lostgan_serve.png import png, provenance_of
@@ -49,15 +51,10 @@ _KINDS = {
 }
 _SHEET_OUTPUTS = ("image", "object_map")
 
-PICTURES = (*_KINDS, "sheet")
-"""The kinds of pictures that a SampleSet can hold: four of each layout, and one sheet of the first eight layouts."""
-
-DEFAULT_PICTURES = ("image", "object_map", "overlay", "sheet")
-
 
 @dataclass(frozen=True)
 class SampleSet:
-    """A folder of pictures. pictures: the kinds that it is to hold, of PICTURES.
+    """A folder of pictures. pictures: the kinds that it is to hold, of `choices.PICTURES`.
 
     A layout's files are `<name>.png` (the image), `<name>.objects.png` (see `render.object_picture`),
     `<name>.overlay.png` (see `render.overlay`), and `<name>.mask-<slot>-<id>.png` ([R, R], grey, levels of 255).
@@ -68,11 +65,13 @@ class SampleSet:
     folder: Path
     pictures: tuple[str, ...] = DEFAULT_PICTURES
 
-    def check_names(self, layouts: Sequence[Layout]) -> None:
-        """Raise LayoutError where a file would overwrite another one, or where its name is too long.
+    def check(self, layouts: Sequence[Layout]) -> None:
+        """Raise LayoutError where the layouts' files would overwrite one another, or cannot have their names.
 
         Names that differ by upper and lower case only are taken for the same: some file systems do.
         """
+        if not self._kinds() and not self._has_sheet(layouts):
+            raise LayoutError(f"{layouts[0].source}: a sheet shows several layouts; give more, or name other pictures")
         writers = {SHEET_FILE: "the contact sheet"} if self._has_sheet(layouts) else {}
         for layout in layouts:
             owners = (*(item.id for item in layout.objects), IMAGE_LABEL_NAME)
@@ -82,61 +81,63 @@ class SampleSet:
                         f"{layout.source} and {other}: both would write {name}; rename one of them, "
                         "or generate them in two calls with different --out"
                     )
-                if len(name.encode(errors="surrogateescape")) > _NAME_BYTES:
-                    raise LayoutError(f"{layout.source}: {name} is too long for a file's name; rename the layout")
+                _check_file_name(name, layout.source)
                 writers[name.casefold()] = layout.source
 
-    def missing(self, layouts: Iterable[Layout], manifest: Manifest) -> list[Layout]:
-        """The layouts of which the model's pictures are not all there."""
-        return [layout for layout in layouts if not self._holds(layout, manifest)]
-
     def fill(
-        self, layouts: Sequence[Layout], missing: Sequence[Layout], runner: Runner, progress: Progress = SILENT
+        self, layouts: Sequence[Layout], runner: Runner, *, overwrite: bool = False, progress: Progress = SILENT
     ) -> Iterator[Path]:
-        """Generate those of the layouts that are `missing`, and the sheet where it has changed; yield each file once it
-        is written. Files are rendered and written on all cores while the runner works.
+        """Generate the pictures that are not there yet, with `overwrite` all, and yield each file once it is written.
 
-        A layout that the runner fails at is told to `progress`, and the others go on. Raises LostganError in the end
-        where one failed, at once where the server is gone, and OutputError.
+        Files are rendered and written on all cores while the runner works. A layout that the model refuses is told to
+        `progress`, and the others go on. Raises LostganError in the end where one failed, the runner's other errors at
+        once, and OutputError.
         """
         sweep(self.folder)
-        failures = _Failures(missing, progress)
-        sheet = self._outdated_sheet(layouts, missing, runner.manifest)
+        missing = self._missing(layouts, runner.manifest, overwrite)
+        if self._kinds() and (kept := len(layouts) - len(missing)):
+            had = f"{kept} of {len(layouts)} layouts have their pictures already"
+            progress.note(f"note: {had} (--overwrite redoes them)")
+        sheet = self._sheet(layouts, runner.manifest, overwrite)
         wanted, shown = {layout.name for layout in missing}, {layout.name for layout in sheet}
         todo = [layout for layout in layouts if layout.name in wanted | shown]
+        failures = _Failures(todo, progress)
         results = generate(todo, runner, self._outputs(sheet), failures.add)
         on_sheet: list[Result] = []
         written: deque[Future[list[Path]]] = deque()
         shows = progress if len(todo) > _SHEET_COLUMNS else SILENT
         with (
-            failures.told(),
+            failures.raised(),
             ThreadPoolExecutor(usable_cores()) as pool,
             closing(results),
             shows.count("generating", len(todo)) as advance,
         ):
             for done, result in enumerate(results, 1):
+                failures.left.discard(result.layout.name)
                 on_sheet += [result] if result.layout.name in shown else []
                 if result.layout.name in wanted:
-                    failures.left.discard(result.layout.name)
                     written.append(pool.submit(self._write, result, runner.manifest))
                 while written and (len(written) > _IN_FLIGHT * usable_cores() or written[0].done()):
                     yield from written.popleft().result()
                 advance(done, "")
             while written:
                 yield from written.popleft().result()
-            if on_sheet:
+            if sheet and len(on_sheet) == len(sheet):
                 path = self.folder / SHEET_FILE
-                write_file(path, png(contact_sheet(on_sheet), _of_sheet(sheet, runner.manifest)))
+                write_file(path, png(contact_sheet(on_sheet), _sheet_provenance(sheet, runner.manifest)))
                 yield path
 
-    def _outdated_sheet(
-        self, layouts: Sequence[Layout], missing: Sequence[Layout], manifest: Manifest
-    ) -> Sequence[Layout]:
-        """The layouts of the sheet that has to be made; none where it is there."""
+    def _missing(self, layouts: Sequence[Layout], manifest: Manifest, overwrite: bool) -> list[Layout]:
+        """The layouts of which pictures are to be generated."""
+        if not self._kinds():
+            return []  # for the sheet alone
+        return [layout for layout in layouts if overwrite or not self._holds(layout, manifest)]
+
+    def _sheet(self, layouts: Sequence[Layout], manifest: Manifest, overwrite: bool) -> Sequence[Layout]:
+        """The layouts of the sheet; none where it is there, or there is to be none."""
         shown = layouts[:_SHEET_COLUMNS] if self._has_sheet(layouts) else []
-        if not missing and provenance_of(self.folder / SHEET_FILE) == _of_sheet(shown, manifest):
-            return []
-        return shown
+        there = provenance_of(self.folder / SHEET_FILE) == _sheet_provenance(shown, manifest)
+        return [] if there and not overwrite else shown
 
     def _outputs(self, sheet: Sequence[Layout]) -> list[str]:
         shown = {output for kind in self._kinds() for output in _KINDS[kind].outputs}
@@ -151,7 +152,7 @@ class SampleSet:
 
     def _write(self, result: Result, manifest: Manifest) -> list[Path]:
         """Render and write a layout's pictures. Raises OutputError."""
-        provenance, paths = _of_layout(result.layout, manifest), []
+        provenance, paths = _layout_provenance(result.layout, manifest), []
         for kind, names in self._file_names(result.layout, result.names).items():
             for name, picture in zip(names, _KINDS[kind].render(result), strict=True):
                 write_file(self.folder / name, png(picture, provenance))
@@ -160,7 +161,7 @@ class SampleSet:
 
     def _holds(self, layout: Layout, manifest: Manifest) -> bool:
         owners = [item.id for item in layout.objects] + [IMAGE_LABEL_NAME] * manifest.vocabulary.background
-        provenance = _of_layout(layout, manifest)
+        provenance = _layout_provenance(layout, manifest)
         files = [name for names in self._file_names(layout, owners).values() for name in names]
         return all(provenance_of(self.folder / name) == provenance for name in files)
 
@@ -177,37 +178,51 @@ class SampleSet:
 
 
 class _Failures:
-    """The layouts that are missing in the end. left: the names of those that no picture was generated of yet."""
+    """The layouts that are left without a result. left: their names."""
 
-    def __init__(self, missing: Sequence[Layout], progress: Progress) -> None:
-        self._missing, self._progress = missing, progress
-        self.left = {layout.name for layout in missing}
+    def __init__(self, layouts: Sequence[Layout], progress: Progress) -> None:
+        self._layouts, self._progress = layouts, progress
+        self.left = {layout.name for layout in layouts}
 
     def add(self, layout: Layout, error: LostganError) -> None:
         """Tell of one layout that failed."""
         self._progress.note(f"failed: {layout.name} ({layout.source}): {error}")
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Where layouts are left when the block ends, or the server is gone, raise an error that says how many."""
+    def raised(self) -> Iterator[None]:
+        """Where layouts are left when the block ends, or the runner ends it, raise an error that says how many."""
         advice = "named above; the same command generates these alone"
         try:
             yield
-        except ServerUnavailableError as error:
-            for layout in self._missing:
+        except (ModelError, ServerError) as error:
+            for layout in self._layouts:
                 if layout.name in self.left:
                     self._progress.note(f"not generated: {layout.name} ({layout.source})")
-            raise ServerUnavailableError(f"{error}; {self._count()} are missing, {advice}") from error
+            raise type(error)(f"{error}; {self._count()} are missing, {advice}") from error
         if self.left:
             raise LostganError(f"{self._count()} failed, {advice}")
 
     def _count(self) -> str:
-        return f"{len(self.left)} of {len(self._missing)} layouts"
+        return f"{len(self.left)} of {len(self._layouts)} layouts"
+
+
+def _check_file_name(name: str, source: str) -> None:
+    """Raise LayoutError for a name that no file can have."""
+    try:
+        too_long = len(os.fsencode(name)) > _NAME_BYTES
+    except UnicodeEncodeError as error:
+        raise LayoutError(
+            f"{source}: {name} cannot be a file's name in this locale ({error.encoding}); use one in UTF-8"
+        ) from error
+    if too_long:
+        raise LayoutError(f"{source}: {name} is too long for a file's name; rename the layout")
 
 
 def styles(layout: Layout, samples: int, seed: int | None = None) -> list[Layout]:
-    """A layout in `samples` styles, of the seeds that follow `seed`, or else its own. Several get their seed as a part
-    of their name. Objects with seeds of their own keep their style."""
+    """A layout in `samples` styles, with seeds that count up from `seed`, by default from the layout's own.
+
+    Several styles get their seed as a part of their name. Objects with seeds of their own keep their style.
+    """
     first = layout.seed if seed is None else seed
     seeds = [(first + k) % (MAX_SEED + 1) for k in range(samples)]
     return [
@@ -215,10 +230,9 @@ def styles(layout: Layout, samples: int, seed: int | None = None) -> list[Layout
     ]
 
 
-def _of_layout(layout: Layout, manifest: Manifest) -> dict[str, Any]:
-    """The provenance of a layout's pictures."""
+def _layout_provenance(layout: Layout, manifest: Manifest) -> dict[str, Any]:
     return {"layout": layout.to_json(), "model": manifest.identity()}
 
 
-def _of_sheet(layouts: Sequence[Layout], manifest: Manifest) -> Mapping[str, Any]:
-    return {"layouts": [layout.to_json() for layout in layouts], "model": manifest.identity()}
+def _sheet_provenance(layouts: Sequence[Layout], manifest: Manifest) -> dict[str, Any]:
+    return {"layouts": [{"name": layout.name} | layout.to_json() for layout in layouts], "model": manifest.identity()}

@@ -49,18 +49,6 @@ def style_codes(layouts: Sequence[Layout]) -> list[StyleCodes]:
     ]
 
 
-def style_code(seed: int, name: str, truncation: float) -> Float32:
-    """The style code of the object `name` under `seed`: [128] float32, standard normal, within +-truncation."""
-    (code,) = _codes([_Stream("object", seed, name, truncation)])
-    return code
-
-
-def image_code(seed: int, truncation: float) -> Float32:
-    """The image style code of a seed: [128] float32, standard normal, within +-truncation."""
-    (code,) = _codes([_Stream("image", seed, "", truncation)])
-    return code
-
-
 class _Stream(NamedTuple):
     """A source of random numbers. role keeps the image's code apart from the objects'."""
 

@@ -36,7 +36,7 @@ def is_printable(label: str) -> bool:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What may stand in a layout's `label`, and what goes with it.
+    """The words that may stand in a layout's `label`, and the slots that go with them.
 
     labels: the name of each id, in printable characters; `__image__` at 0, "" where no trained model knows the id.
     slots: object slots that a model has by default. background: whether layouts end with a background object of label 0
@@ -92,5 +92,8 @@ class Vocabulary:
             return self._ids[label]
         cutoff = 0.7 if len(label) > 3 else 0.6  # one wrong letter of three
         near = difflib.get_close_matches(label.lower(), self._ids, n=3, cutoff=cutoff)
-        hint = f"nearest: {', '.join(near)}" if near else f"`lostgan-serve labels --vocabulary {self.name}` lists them"
+        where = (
+            f"`lostgan-serve labels --vocabulary {self.name}`" if self.name in _BUILT_IN else "the model's labels.txt"
+        )
+        hint = f"nearest: {', '.join(near)}" if near else f"{where} lists them"
         raise VocabularyError(f"unknown label {reprlib.repr(label)} in vocabulary {self.name}; {hint}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lostgan_serve.choices import DEFAULT_PICTURES, MAX_SEED, PICTURES
 from lostgan_serve.commands.connection import Connection, connection_options
 from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped
 from lostgan_serve.errors import LayoutError
@@ -20,16 +21,13 @@ if TYPE_CHECKING:
     from lostgan_serve.runners import Runner
 
 _MAX_SAMPLES = 10_000
-_MAX_SEED = 2**63 - 1  # these three are `layout`'s and `samples`', which take too long to import for --help
-_PICTURES = ("image", "object_map", "overlay", "masks", "sheet")
-_DEFAULT_PICTURES = ("image", "object_map", "overlay", "sheet")
 _LISTED = 8  # layouts whose files are listed; of more there is a bar
 
 
 def _kind(text: str) -> str:
     """A kind of picture. Raises ValueError."""
-    if text not in _PICTURES:
-        raise ValueError(f"there is no {text!r}; choose from {','.join(_PICTURES)}")
+    if text not in PICTURES:
+        raise ValueError(f"there is no {text!r}; choose from {','.join(PICTURES)}")
     return text
 
 
@@ -46,7 +44,7 @@ _SAMPLE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     _styles(
         "--seed",
-        type=click.IntRange(0, _MAX_SEED),
+        type=click.IntRange(0, MAX_SEED),
         help="Seed of the first style, in place of the layouts' own. Objects with a seed keep it.",
     ),
     _files(
@@ -59,9 +57,10 @@ _SAMPLE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     _files(
         "--only",
         "pictures",
-        default=_DEFAULT_PICTURES,
+        default=DEFAULT_PICTURES,
         type=ListOf("KINDS", _kind),
-        help=f"Kinds of pictures to write, with commas between: {', '.join(_PICTURES)}.  [default: all but masks]",
+        help=f"Kinds of pictures to write, with commas between: {', '.join(PICTURES)}. An overlay shows image, boxes "
+        "and masks; the sheet shows the first eight layouts side by side.  [default: all but masks]",
     ),
     _files("--masks", is_flag=True, help="Write a PNG of each object's mask, too."),
     _files("--overwrite", is_flag=True, help="Generate pictures again that are there already."),
@@ -116,7 +115,8 @@ def generate(layouts: tuple[str, ...], model: str, runner: str, **options: Any) 
     """Generate pictures of layouts in this process, without a server.
 
     LAYOUTS are files: one layout, a JSON list of them, or JSON lines; - reads standard input. Pictures that are there
-    already, of the same layout and model, are kept: a call that was interrupted goes on where it stopped.
+    already, of the same layout and model, are kept: a call that was interrupted goes on where it stopped. A layout that
+    fails is named, and the others go on.
 
     \b
     Example:  lostgan-serve generate layout.json --samples 4 --out out
@@ -148,18 +148,13 @@ def _write_samples(
         raise LayoutError("-: standard input can be read only once; give - once")
     layouts = [style for source in sources for layout in _read(source) for style in styles(layout, samples, seed)]
     sample_set = SampleSet(out, (*pictures, "masks") if masks else pictures)
-    sample_set.check_names(layouts)
+    sample_set.check(layouts)
     with writable(out), closing(connect()) as runner:
         for layout in layouts:
             check(layout, runner.manifest)
         if runner.manifest.weights == "untrained":
             progress.note("note: this model is untrained: its weights are random, and its pictures are noise")
-        missing = layouts if overwrite else sample_set.missing(layouts, runner.manifest)
-        if kept := len(layouts) - len(missing):
-            progress.note(
-                f"note: {kept} of {len(layouts)} layouts have their pictures already (--overwrite redoes them)"
-            )
-        for path in sample_set.fill(layouts, missing, runner, progress):
+        for path in sample_set.fill(layouts, runner, overwrite=overwrite, progress=progress):
             if len(layouts) <= _LISTED or path.name == SHEET_FILE:
                 click.echo(click.format_filename(path))
 
@@ -171,8 +166,8 @@ def _read(source: str) -> list[Layout]:
         if sys.stdin is None:
             raise LayoutError("standard input is closed; pipe layouts into this command, or name their files")
         try:
-            text = sys.stdin.buffer.read().decode("utf-8-sig", "replace")
+            data = sys.stdin.buffer.read()
         except OSError as error:
             raise LayoutError(f"standard input: cannot be read ({error.strerror})") from error
-        return parse_layouts(text, "stdin", "standard input")
+        return parse_layouts(data, "stdin", "standard input")
     return load_layouts(source)

@@ -21,7 +21,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, as seen in it: "40000
 
 def usable_cores() -> int:
     """The number of CPU cores that this process may run on, and no more than its container's quota."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):
         quota, period = map(int, _QUOTA.read_text("ascii").split())
         cores = min(cores, math.ceil(quota / period))

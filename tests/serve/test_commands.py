@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from PIL import Image
 
 from conftest import EXAMPLES, ROOT, Cli, fails_in_one_line
 from lostgan_serve import Layout, generate
-from lostgan_serve.layout import MAX_SEED
+from lostgan_serve.choices import MAX_SEED
 from lostgan_serve.runners.onnxrt import OnnxRunner
 
 LOSTGAN_SERVE = str(Path(sys.executable).parent / "lostgan-serve")
@@ -130,6 +129,34 @@ def test_seeds_and_samples_are_bounded(cli: Cli, tiny_model: Path, tmp_path: Pat
     assert "1<=x<=10000" in cli("generate", EXAMPLES[0], *model, "--samples", 10_001).stderr
     cli("generate", EXAMPLES[0], *model, "--seed", MAX_SEED, "--samples", 2, check=True)
     assert f"{EXAMPLES[0].stem}.seed0.png" in written(tmp_path)  # the seed after the last
+
+
+def test_standard_input_that_is_not_utf8_is_refused_as_a_file_would_be(tiny_model: Path, tmp_path: Path) -> None:
+    layout = b'{"objects": [{"label": "sky", "box": [0, 0, 1, 1], "id": "caf\xe9"}]}'
+    command = [LOSTGAN_SERVE, "generate", "-", "--model", str(tiny_model), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, input=layout, capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: standard input: not UTF-8")
+
+
+def test_an_id_outside_the_locale_is_refused_before_anything_is_generated(tiny_model: Path, tmp_path: Path) -> None:
+    layout = tmp_path / "a.json"
+    layout.write_text('{"objects": [{"label": "sky", "box": [0, 0, 1, 1], "id": "\\u7a7a"}]}')
+    command = [
+        LOSTGAN_SERVE,
+        "generate",
+        str(layout),
+        "--model",
+        str(tiny_model),
+        "--masks",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command += ["--out", str(tmp_path / "o")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    fails_in_one_line(done, ["a.json", "cannot be a file's name in this locale"])
+    assert not (tmp_path / "o").exists()
 
 
 def test_standard_input_closed_or_named_twice(cli: Cli, tiny_model: Path) -> None:
@@ -275,20 +302,9 @@ def test_output_that_cannot_be_written_is_named(cli: Cli, tiny_model: Path, tmp_
     fails_in_one_line(done, [tmp_path / "file" / "out", "cannot write", "choose another folder"])
 
 
-@pytest.mark.parametrize("limit", [1_000, 2_000_000])
-def test_a_full_disk_leaves_no_half_file(limit: int, tiny_model: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_half_file(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     """The kernel refuses to let a file grow beyond a limit, in the middle of a write, as a full disk does."""
-    work = {
-        1_000: ["generate", EXAMPLES[0], "--model", tiny_model, "--out", tmp_path / "out"],
-        2_000_000: ["export", "--res", "128", "--checkpoint", tiny_checkpoint, "--repository", tmp_path / "out"],
-    }[limit]
-    done = subprocess.run(
-        [LOSTGAN_SERVE, *map(str, work)],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        timeout=120,
-    )
+    done = cli("generate", EXAMPLES[0], "--model", tiny_model, "--out", tmp_path / "out", file_limit_bytes=1000)
     fails_in_one_line(done, ["cannot write (File too large)", "free some space"])
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 

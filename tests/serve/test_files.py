@@ -66,12 +66,12 @@ def test_only_parents_that_it_made_are_removed(tmp_path: Path) -> None:
 
 
 def test_old_leftovers_are_swept_and_young_ones_are_not(tmp_path: Path) -> None:
-    for name, age_s in (("old", 4000), ("young", 3000)):
+    for name, age_s in ((f"{0:016x}", 4000), (f"{1:016x}", 3000), ("notes", 4000)):
         left = tmp_path / f".tmp-{name}"
         (left / "new").mkdir(parents=True)
         os.utime(left, (time.time() - age_s,) * 2)
     fill(tmp_path / "v", "x")
-    assert names(tmp_path) == [".tmp-young", "v"]
+    assert names(tmp_path) == [f".tmp-{1:016x}", ".tmp-notes", "v"]  # notes: not ours
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_swept_after_an_hour(tmp_path: Path) -> None:
-    old, fresh, kept = tmp_path / ".tmp-old-a.png", tmp_path / ".tmp-new-a.png", tmp_path / "a.png"
+    old, fresh, kept = tmp_path / f".tmp-{0:016x}", tmp_path / f".tmp-{1:016x}", tmp_path / "a.png"
     for path in (old, fresh, kept):
         path.write_bytes(b"x")
     for path in (old, kept):

@@ -134,7 +134,7 @@ def test_any_json_is_a_layout_or_a_layout_error(value: Any) -> None:
 @given(st.text(max_size=60))
 def test_any_text_is_layouts_or_a_layout_error(text: str) -> None:
     try:
-        parse_layouts(text, "name", "source")
+        parse_layouts(text.encode(), "name", "source")
     except LayoutError as error:
         assert str(error).startswith("source")
 
@@ -159,7 +159,7 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
 
 def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
     one = json.dumps({"objects": [SKY | {"id": "a\u2028b"}]}, ensure_ascii=False)
-    layouts = parse_layouts(f"{one}\r\n{one}\r\n", "name", "source")
+    layouts = parse_layouts(f"{one}\r\n{one}\r\n".encode(), "name", "source")
     assert [layout.objects[0].id for layout in layouts] == ["a\u2028b"] * 2
 
 

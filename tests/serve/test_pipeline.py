@@ -9,6 +9,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,11 +17,11 @@ from hypothesis import strategies as st
 from lostgan_serve.contract import OUTPUT_NAMES, PAD_BOX, Array, Tensors
 from lostgan_serve.encoding import encode
 from lostgan_serve.errors import LayoutError
-from lostgan_serve.layout import Layout
+from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.normals import inverse_normal
 from lostgan_serve.pipeline import generate
-from lostgan_serve.styles import image_code, style_code
+from lostgan_serve.styles import style_codes
 from lostgan_serve.vocabulary import Vocabulary
 
 
@@ -41,6 +42,18 @@ def layout(*labels: str, **fields: Any) -> Layout:
 
 
 # Style codes
+
+
+def style_code(seed: int, name: str, truncation: float) -> npt.NDArray[np.float32]:
+    """The code of an object of this seed and id."""
+    (codes,) = style_codes([Layout((LayoutObject("sky", (0, 0, 1, 1), name, seed),), truncation=truncation)])
+    (code,) = codes.objects
+    return np.asarray(code)
+
+
+def image_code(seed: int, truncation: float) -> npt.NDArray[np.float32]:
+    (codes,) = style_codes([Layout((), seed, truncation)])
+    return codes.image
 
 
 PROMISED = "1187b401169bba2b5fcbcb2d64e7e767fe614d3db798b0f28813f42bbd3330cb"

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import EXAMPLES, Cli, a_manifest
+from lostgan_serve.choices import PICTURES
 from lostgan_serve.contract import Array, Tensors, output_specs
-from lostgan_serve.errors import LayoutError, LostganError, RequestError, ServerUnavailableError
+from lostgan_serve.errors import LayoutError, LostganError, ModelError, RequestError, ServerUnavailableError
 from lostgan_serve.layout import Layout
 from lostgan_serve.png import png, provenance_of
 from lostgan_serve.progress import Progress
-from lostgan_serve.samples import PICTURES, SampleSet, styles
+from lostgan_serve.samples import SampleSet, styles
 
 
 class FakeRunner:
@@ -68,8 +69,7 @@ def filled(
     sample_set: SampleSet, wanted: Sequence[Layout], runner: FakeRunner, told: Progress | None = None
 ) -> list[str]:
     """The names of the files that a call writes."""
-    missing = sample_set.missing(wanted, runner.manifest)
-    return sorted(path.name for path in sample_set.fill(wanted, missing, runner, told or Progress()))
+    return sorted(path.name for path in sample_set.fill(wanted, runner, progress=told or Progress()))
 
 
 def test_the_same_call_again_generates_only_what_is_missing(tmp_path: Path) -> None:
@@ -80,11 +80,61 @@ def test_the_same_call_again_generates_only_what_is_missing(tmp_path: Path) -> N
     assert runner.generated == 4
     (tmp_path / "l2.overlay.png").unlink()
     (tmp_path / "l3.png").write_bytes((tmp_path / "l3.png").read_bytes()[:-5])  # of a copy that was cut off
+    (tmp_path / "contact-sheet.png").unlink()
     rewritten = filled(sample_set, four, runner)
     assert rewritten == [
         "contact-sheet.png",
         *(f"l{n}{kind}.png" for n in (2, 3) for kind in (".objects", ".overlay", "")),
     ]
+
+
+def test_a_sheet_that_is_right_is_kept_and_costs_nothing(tmp_path: Path) -> None:
+    many, runner, sample_set = layouts(*["sky"] * 12), FakeRunner(), SampleSet(tmp_path)
+    filled(sample_set, many, runner)
+    (tmp_path / "l11.png").unlink()
+    assert filled(sample_set, many, runner) == ["l11.objects.png", "l11.overlay.png", "l11.png"]
+    assert runner.generated == 13
+    renamed = [replace(many[0], name="other"), *many[1:]]
+    assert "contact-sheet.png" in filled(sample_set, renamed, runner)
+
+
+def test_a_damaged_picture_is_made_anew(tmp_path: Path) -> None:
+    sample_set, runner, (sky,) = SampleSet(tmp_path, ("image",)), FakeRunner(), layouts("sky")
+    filled(sample_set, [sky], runner)
+    whole = bytearray((tmp_path / "l0.png").read_bytes())
+    whole[-30] ^= 1  # of the compressed pixels
+    (tmp_path / "l0.png").write_bytes(whole)
+    assert filled(sample_set, [sky], runner) == ["l0.png"]
+    (tmp_path / "l0.png").write_bytes(b"")
+    assert filled(sample_set, [sky], runner) == ["l0.png"]
+
+
+def test_a_sheet_is_of_several_layouts_and_never_of_a_part_of_them(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match="a sheet shows several layouts"):
+        SampleSet(tmp_path, ("sheet",)).check(layouts("sky"))
+    with pytest.raises(LostganError, match="1 of 3 layouts failed"):
+        filled(SampleSet(tmp_path, ("sheet",)), layouts("sky", "sea", "hill"), FakeRunner(fails=[5]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwrite_makes_everything_anew(tmp_path: Path) -> None:
+    four, runner = layouts("sky", "sea", "hill", "lake"), FakeRunner()
+    filled(SampleSet(tmp_path), four, runner)
+    assert len(list(SampleSet(tmp_path).fill(four, runner, overwrite=True))) == 13
+    assert list(SampleSet(tmp_path, ("sheet",)).fill(four, runner, overwrite=True)) == [tmp_path / "contact-sheet.png"]
+
+
+def test_an_error_that_all_layouts_meet_ends_the_call_at_once(tmp_path: Path) -> None:
+    class Replaced(FakeRunner):
+        def run(self, *_: object) -> dict[str, Array]:
+            self.generated += 1
+            raise ModelError("another model is served now")
+
+    runner, told = Replaced(), Told()
+    with pytest.raises(ModelError, match="another model is served now; 9 of 9 layouts are missing"):
+        filled(SampleSet(tmp_path), layouts(*["sky"] * 9), runner, told)
+    assert runner.generated <= 3
+    assert told.lines == [f"not generated: l{n} (l{n})" for n in range(9)]
 
 
 def test_pictures_of_another_layout_style_or_model_are_made_anew(tmp_path: Path) -> None:
@@ -110,7 +160,7 @@ def test_a_layout_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> No
     with pytest.raises(LostganError, match="1 of 4 layouts failed, named above"):
         filled(SampleSet(tmp_path), layouts("sky", "sea", "hill", "lake"), FakeRunner(fails=[5]), told)
     assert told.lines == ["failed: l1 (l1): refused"]
-    assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} == {"l0", "l2", "l3", "contact-sheet"}
+    assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} == {"l0", "l2", "l3"}
 
 
 def test_a_server_that_is_gone_names_what_is_missing_and_keeps_the_rest(tmp_path: Path) -> None:
@@ -122,16 +172,16 @@ def test_a_server_that_is_gone_names_what_is_missing_and_keeps_the_rest(tmp_path
     assert len(filled(SampleSet(tmp_path, ("image",)), five, again)) == 3
 
 
-def test_names_of_masks_are_safe_and_bounded() -> None:
+def test_names_of_masks_are_safe_and_bounded(tmp_path: Path) -> None:
     objects = [{"label": "sky", "box": [0, 0, 1, 1], "id": name} for name in ("a/b: ü", "é" * 200)]
     layout = Layout.parse({"objects": objects}, name="view")
-    names = SampleSet(Path(), ("masks",))._file_names(layout, [item.id for item in layout.objects])["masks"]
-    assert names == ["view.mask-00-a_b_ü.png", f"view.mask-01-{'é' * 50}.png"]
+    names = ["view.mask-00-a_b_ü.png", f"view.mask-01-{'é' * 50}.png"]
+    assert filled(SampleSet(tmp_path, ("masks",)), [layout], FakeRunner()) == names
 
 
 def test_a_name_that_no_file_can_have_is_refused_before_anything_is_generated() -> None:
     with pytest.raises(LayoutError, match="too long for a file's name; rename the layout"):
-        SampleSet(Path()).check_names([replace(layouts("sky")[0], name="n" * 250)])
+        SampleSet(Path()).check([replace(layouts("sky")[0], name="n" * 250)])
 
 
 def test_styles_are_the_seeds_that_follow() -> None:

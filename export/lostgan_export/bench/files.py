@@ -74,7 +74,7 @@ def _bench(
         progress.note(f"{pictures}: round {number + 1} of {rounds}")
         inference.append(_inference_pace(runner, _KINDS[pictures], len(layouts)))
         with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
-            files = SampleSet(Path(folder), tuple(pictures.split(","))).fill(layouts, layouts, runner)
+            files = SampleSet(Path(folder), tuple(pictures.split(","))).fill(layouts, runner)
             written.append(_pace(len(layouts), partial(deque, files, maxlen=0)))
         with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
             command.append(_command_pace(model, pictures, layouts, Path(folder)))
