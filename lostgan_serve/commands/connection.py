@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lostgan_serve.commands.options import grouped
+from lostgan_serve.commands.options import Number, grouped
 
 if TYPE_CHECKING:
     from lostgan_serve.progress import Progress
@@ -103,7 +103,7 @@ _OPTIONS = (
     _tls_option("tls_key", "PEM file of that certificate's key.  [default: the file of --tls-cert]"),
     _server(
         "--patience",
-        type=click.FloatRange(0, 86_400),
+        type=Number(0, 86_400),
         metavar="SECONDS",
         help="How long to wait for a server that is away.  [default: 60 where it answered before, else 0]",
     ),

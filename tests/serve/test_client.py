@@ -17,10 +17,13 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from conftest import EXAMPLES
+from lostgan_serve.commands.inference import client
 from lostgan_serve.contract import OUTPUT_NAMES, empty_batch
 from lostgan_serve.errors import ModelError, RequestError, ServerError, ServerUnavailableError
 from lostgan_serve.progress import Progress
@@ -93,6 +96,7 @@ def assert_answers(runner: TritonRunner, local: OnnxRunner) -> None:
         ("http://[fe80::1%eth0]:80/", "http://[fe80::1%eth0]:80"),
         ("a_b-c.d:1", "grpc://a_b-c.d:1"),
         ("127.1:1", "grpc://127.0.0.1:1"),
+        ("http://bücher.example", "http://xn--bcher-kva.example:8000"),
     ],
 )
 def test_addresses(url: str, read: str) -> None:
@@ -128,6 +132,9 @@ def test_protocol_of_an_address_without_one() -> None:
         ("a..b", "is no host"),
         ("x" * 64, "is no host"),
         ("host\x1b[31m", "is no host"),
+        ("host\x1b", "is no host"),
+        ("℀.example", "is no host"),  # in ASCII it has a slash
+        ("\udce9", "is no host"),
         ("grpc://ann:secret@host", "a user's name"),
     ],
 )
@@ -144,6 +151,26 @@ def test_wrong_addresses(url: str, words: str) -> None:
 def test_names_of_this_machine(server: Endpoints, local: OnnxRunner, protocol: str, host: str) -> None:
     port = getattr(server, protocol).partition(":")[2]
     assert_answers(TritonRunner(f"{protocol}://{host}:{port}/", MODEL), local)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("model", ["\udce9", "two\nlines"])
+def test_names_that_no_model_has(protocol: str, model: str) -> None:
+    with pytest.raises(ModelError, match="no model has such a name"):
+        TritonRunner(f"{protocol}://localhost:1", model)
+
+
+@pytest.mark.parametrize("times", [{"patience_s": float("nan")}, {"patience_s": -1.0}, {"timeout_s": float("nan")}])
+def test_times_that_no_wait_would_end_by(times: dict[str, float]) -> None:
+    with pytest.raises(ServerError, match="a time is a number of seconds"):
+        TritonRunner("localhost:1", MODEL, **times)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("patience", ["nan", "NaN", "-1", "1e9"])
+def test_client_takes_no_such_patience(patience: str) -> None:
+    result = CliRunner().invoke(client, [str(EXAMPLES[0]), "--patience", patience])
+    assert result.exit_code == 2
+    assert "is not in the range" in result.output
 
 
 # Servers that go away
@@ -243,6 +270,7 @@ def _another(repository: Path, copy: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_addresses_where_nothing_answers(protocol: str) -> None:
     """A socket whose queue is full answers no attempt to connect, like an address behind a firewall."""
@@ -331,13 +359,26 @@ def test_a_bad_request_is_not_sent_again(configuration: bytes) -> None:
     assert answers.asked == 1
 
 
-def test_an_answer_in_drops(configuration: bytes) -> None:
+DRIPPING = {
+    "its head": b"",
+    "a part of its own": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
+    "the connection's last": b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n",
+    "the connection's last, of no known length": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+    "of HTTP/1.0": b"HTTP/1.0 200 OK\r\n\r\n",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("head", DRIPPING.values(), ids=DRIPPING)
+def test_an_answer_in_drops(configuration: bytes, head: bytes) -> None:
     """Each part comes in time, but the answer does not."""
 
     def drip(client: socket.socket) -> None:
         if client.recv(65536).startswith(b"GET"):
             client.sendall(configuration)
             return
+        client.sendall(head)
         for _ in range(100):
             client.sendall(b"H")
             time.sleep(0.1)

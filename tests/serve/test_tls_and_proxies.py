@@ -261,6 +261,16 @@ def test_other_machines_are_asked_by_way_of_the_proxy(
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_names_beyond_ascii_by_way_of_the_proxy(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = HttpProxy(b"HTTP/1.1 503 Nobody home\r\nContent-Length: 0\r\n\r\n")
+    with listening(proxy) as port:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        with pytest.raises(ServerUnavailableError):
+            TritonRunner(f"{protocol}://bücher.example:8000", MODEL)
+    assert "xn--bcher-kva.example:8000" in proxy.asked[0]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_proxy(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = HttpProxy()
     with listening(proxy) as port:
@@ -282,7 +292,17 @@ def test_a_proxy_that_refuses(scheme: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "http://:3128", "http://127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "socks5://127.0.0.1:1080",
+        "http://:3128",
+        "http://127.0.0.1:99999",
+        "http://a..b:80",
+        "http://ann:\udce9@127.0.0.1:80",
+        "http://[::1",
+    ],
+)
 def test_proxies_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", proxy)
     with pytest.raises(ServerError, match=r"https_proxy: the proxy for .* is to be http://HOST"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lostgan_export.commands.export import require_export
-from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped
+from lostgan_serve.commands.options import GroupedCommand, ListOf, Number, grouped
 from lostgan_serve.contract import RESOLUTIONS
 from lostgan_serve.errors import require
 
@@ -85,7 +85,7 @@ _json = _figures(
 )
 @_served(
     "--rate",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     help="Layouts a second that the server of --url is sent at random moments, in place of --concurrency.",
 )
 def bench(res: str | None, rounds: int, json_file: Path | None, **options: Any) -> None:

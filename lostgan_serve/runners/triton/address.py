@@ -26,7 +26,7 @@ _SCHEMES = {
     "http": _Scheme("http", False, 8000),
     "https": _Scheme("http", True, 443),
 }
-_HOST = re.compile(r"[^\s/?#@\\:%\[\]]+")
+_HOST = re.compile(r"[^\s\x00-\x1f\x7f/?#@\\:%\[\]]+")
 _EXAMPLE = "give HOST:PORT, such as localhost:8001 or http://localhost:8000"
 
 
@@ -34,7 +34,8 @@ _EXAMPLE = "give HOST:PORT, such as localhost:8001 or http://localhost:8000"
 class ServerAddress:
     """Where a Triton server answers, and how.
 
-    tls: whether the connection is encrypted. host: a name or an IP address, without brackets. port: 1 to 65535.
+    tls: whether the connection is encrypted. host: a name in ASCII or an IP address, without brackets. port: 1 to
+    65535.
     """
 
     protocol: Protocol
@@ -63,11 +64,13 @@ class ServerAddress:
         host, port = _split(authority, scheme.port)
         if not host:
             raise ServerError(f"{shown}: it names no host; {_EXAMPLE}")
-        if not _is_host(host):
-            raise ServerError(f"{shown}: {host!r} is no host; {_EXAMPLE}")
+        try:
+            known_host = ascii_host(host)
+        except ValueError:
+            raise ServerError(f"{shown}: {host!r} is no host; {_EXAMPLE}") from None
         if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
             raise ServerError(f"{shown}: port {port!r} is not one of 1 to 65535; {_EXAMPLE}")
-        return cls(scheme.protocol, scheme.tls, _full(host), int(port))
+        return cls(scheme.protocol, scheme.tls, known_host, int(port))
 
     @property
     def netloc(self) -> str:
@@ -101,23 +104,18 @@ def _split(authority: str, default_port: int) -> tuple[str, str]:
     return (host, port) if separator else (authority, str(default_port))
 
 
-def _is_host(host: str) -> bool:
+def ascii_host(host: str) -> str:
+    """Make a host fit for every library: a name in ASCII (IDNA), an IPv4 address with its four numbers (gRPC knows no
+    short forms such as 127.1), an IPv6 address as it is, without brackets. Raises ValueError for anything else."""
     if _is_ipv6(host):
-        return True
-    if host.isdecimal():  # a port alone, which the system would take for an address
-        return False
-    try:
-        return bool(_HOST.fullmatch(host) and host.encode("idna"))
-    except UnicodeError:  # a part that is empty or too long
-        return False
-
-
-def _full(host: str) -> str:
-    """An IPv4 address with its four numbers: gRPC knows no short forms such as 127.1. Anything else as it is."""
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host))
-    except (OSError, UnicodeError):
         return host
+    name = host.encode("idna").decode("ascii")  # a part that is empty or too long is a UnicodeError, so a ValueError
+    if name.isdecimal() or not _HOST.fullmatch(name):  # a number is a port, which the system would take for an address
+        raise ValueError(f"{host!r} is no host")
+    try:
+        return socket.inet_ntoa(socket.inet_aton(name))
+    except OSError:
+        return name
 
 
 def _is_ipv6(host: str) -> bool:

@@ -99,15 +99,12 @@ class HttpTransport:
         headers: dict[str, str] | None = None,
     ) -> tuple[bytes, int | None]:
         """The body of an answer, at most `limit` bytes, and the length of its JSON where it has another part."""
-        late = threading.Event()
         try:
-            with closing(self._connect(timeout_s)) as connection, _ended_after(connection, timeout_s, late):
+            with closing(self._connect(timeout_s)) as connection, _ended_after(connection, timeout_s):
                 connection.request(method, self._root + path, body, self._headers | (headers or {}))
                 response = connection.getresponse()
                 answer = _body(response, limit)
         except (OSError, http.client.HTTPException) as error:
-            if late.is_set() or isinstance(error, TimeoutError):
-                raise CallError(Kind.LATE, f"no answer within {timeout_s:g} s") from error
             raise CallError(Kind.CUT, error if str(error) else type(error).__name__) from error
         if response.status != http.client.OK:
             raise _fault(response, answer)
@@ -122,23 +119,30 @@ class HttpTransport:
 
 
 @contextmanager
-def _ended_after(connection: http.client.HTTPConnection, limit_s: float, late: threading.Event) -> Iterator[None]:
-    """End a connection, and set `late`, where the block takes longer: a socket's own limit is for each part that
-    arrives, and there is no limit on parts."""
+def _ended_after(connection: http.client.HTTPConnection, limit_s: float) -> Iterator[None]:
+    """End a connection where the block takes longer: a socket's own limit is for each part that arrives, and there is
+    no limit on parts. Raises CallError for a block that took longer, whatever it made of the end."""
+    stream, late = connection.sock, threading.Event()  # the connection itself lets go of it where the answer ends both
 
     def end() -> None:
         late.set()
         with suppress(OSError):
-            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # TLS's own would let go of the state in use
+            socket.socket.shutdown(stream, socket.SHUT_RDWR)  # TLS's own would let go of the state in use
 
-    connection.sock.settimeout(limit_s)
+    stream.settimeout(limit_s)
     timer = threading.Timer(limit_s, end)
     timer.daemon = True
     timer.start()
     try:
         yield
+    except (OSError, http.client.HTTPException, CallError) as error:
+        if not (late.is_set() or isinstance(error, TimeoutError)):
+            raise
+        late.set()
     finally:
         timer.cancel()
+    if late.is_set():
+        raise CallError(Kind.LATE, f"no answer within {limit_s:g} s")
 
 
 def _body(response: http.client.HTTPResponse, limit: int) -> bytes:

@@ -10,36 +10,45 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from lostgan_serve.errors import ServerError
-from lostgan_serve.runners.triton.address import ServerAddress
+from lostgan_serve.runners.triton.address import ServerAddress, ascii_host
 
 _DEFAULT_PORT = 80
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy. url: with the user's name and password where there are any."""
+    """An HTTP proxy. host: a name in ASCII or an IP address. user: name and password as URLs have them, such as
+    "ann:pass%20word"; empty where it asks for none."""
 
-    url: str
+    host: str
+    port: int
+    user: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> Proxy:
+        """Read HOST:PORT, with the scheme http or without one. Raises ValueError for anything else."""
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme != "http" or not url.isprintable():
+            raise ValueError(f"{url!r} is no HTTP proxy")
+        user = parts.netloc.rpartition("@")[0]
+        return cls(ascii_host(parts.hostname or ""), parts.port or _DEFAULT_PORT, user)
 
     @property
-    def host(self) -> str:
-        return urlsplit(self.url).hostname or ""
-
-    @property
-    def port(self) -> int:
-        return urlsplit(self.url).port or _DEFAULT_PORT
+    def url(self) -> str:
+        """The address, with the user where there is one."""
+        return f"http://{self.user}@{self}" if self.user else f"http://{self}"
 
     @property
     def headers(self) -> dict[str, str]:
         """Headers that make it let this client through."""
-        parts = urlsplit(self.url)
-        if parts.username is None:
+        if not self.user:
             return {}
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        return {"Proxy-Authorization": f"Basic {b64encode(user.encode()).decode()}"}
+        name, _, password = self.user.partition(":")
+        credentials = f"{unquote(name)}:{unquote(password)}"
+        return {"Proxy-Authorization": f"Basic {b64encode(credentials.encode()).decode()}"}
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def proxy_for(address: ServerAddress) -> Proxy | None:
@@ -55,18 +64,12 @@ def proxy_for(address: ServerAddress) -> Proxy | None:
     if found is None or proxy_bypass(address.netloc) or _is_local(address.host):
         return None
     variable, url = found
-    if "://" not in url:
-        url = f"http://{url}"
-    proxy = Proxy(url)
     try:
-        usable = url.lower().startswith("http://") and bool(proxy.host) and proxy.port
-    except ValueError:  # of the port
-        usable = False
-    if not usable:
+        return Proxy.parse(url)
+    except ValueError:
         raise ServerError(
             f"{variable}: the proxy for {address} is to be http://HOST:PORT; or list the host in no_proxy"
-        )
-    return proxy
+        ) from None
 
 
 def _is_local(host: str) -> bool:

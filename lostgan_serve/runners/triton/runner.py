@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import threading
 import time
@@ -40,12 +41,12 @@ class TritonRunner:
     none. timeout_s: the longest wait for one answer, in seconds, the time in the server's queue included.
     certificates: for https:// and grpcs://; others need none. patience_s: how long to wait for a server that is away or
     whose queue is full, in seconds; by default PATIENCE_S for one that answered before, and not at all for the first
-    answer. progress: is told that this waits.
+    answer. progress: is told that this waits. Both times are 0 or more, and not infinite.
 
     A request whose connection is lost is sent again: the same layout gives the same picture. Servers on this machine
-    are asked directly, others by way of the proxy that the environment names. Raises ServerError for a wrong address or
-    where no Triton server answers there, InputError for a certificate that cannot be used, and ModelError where the
-    server has no such model or the model is none of lostgan-serve's.
+    are asked directly, others by way of the proxy that the environment names. Raises ServerError for a wrong address,
+    proxy or time, or where no Triton server answers there, InputError for a certificate that cannot be used, and
+    ModelError where the server has no such model or the model is none of lostgan-serve's.
     """
 
     # One batch is computed while the one before it comes back and the next goes out to wait in the server's queue. More
@@ -64,6 +65,9 @@ class TritonRunner:
         progress: Progress = SILENT,
     ) -> None:
         self.address = ServerAddress.parse(url, protocol)
+        _check_seconds(timeout_s=timeout_s, patience_s=patience_s)
+        if model and not model.isprintable():
+            raise ModelError(f"model {model!r}: no model has such a name; give one that the server lists")
         self._certificates, self._timeout_s, self._progress = certificates, timeout_s, progress
         self._patience_s = patience_s or 0.0
         self._proxy = proxy_for(self.address)
@@ -210,6 +214,13 @@ class TritonRunner:
             return f"it has: {', '.join(self._models()) or 'none'}"
         except CallError:
             return "check its name and the address"
+
+
+def _check_seconds(**times: float | None) -> None:
+    """Raise ServerError for a time that no wait could end by, such as NaN."""
+    for name, seconds in times.items():
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise ServerError(f"{name}: a time is a number of seconds from 0 up, not {seconds}")
 
 
 def _pauses() -> Iterator[float]:
