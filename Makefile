@@ -1,14 +1,18 @@
-# make demo: a server paints the examples.  make test: lint, types and all tests.  Both set up .venv first.
+# make demo: a server generates pictures of the examples.  make test: lint, types and all tests.
+# make test-fast: the tests of the inner loop, without servers, engines and long training.  All set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint clean
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
 # Two files of tests at a time, a thread each: torch's own threads get in each other's way.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from lostgan_serve.files import new_folder
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.vocabulary import Vocabulary
 
@@ -27,8 +29,32 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 EXAMPLES = sorted((ROOT / "examples").glob("*.json"))
 
+SLOW_FIXTURES = frozenset(
+    ("tiny_repository", "command_export", "exported", "published", "bf16_model", "clone", "classifier", "finished")
+)
+"""Fixtures that export a model, build an engine or train for long: every test that uses one is slow."""
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and not SLOW_FIXTURES.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that `make` fills: once for all of pytest-xdist's processes, of which the others wait meanwhile."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with new_folder(folder) as fresh:
+                make(fresh)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +98,11 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """A model repository with that generator, exported by the command: lostgan_128, 12 slots, batches up to 8."""
-    repository = tmp_path_factory.mktemp("repository")
-    run_cli("export", "--res", "128", "--checkpoint", tiny_checkpoint, "--repository", repository, check=True)
-    return repository
+
+    def export(repository: Path) -> None:
+        run_cli("export", "--res", "128", "--checkpoint", tiny_checkpoint, "--repository", repository, check=True)
+
+    return made_once(tmp_path_factory, "repository", export)
 
 
 @pytest.fixture(scope="session")

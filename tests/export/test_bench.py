@@ -70,6 +70,7 @@ def test_bench_takes_a_grpc_url(tiny_repository: Path) -> None:
     assert "grpc://localhost:1: " in str(error)
 
 
+@pytest.mark.slow
 def test_bench_command(tmp_path: Path, small_checkpoint: Path) -> None:
     """Without a server: every candidate at every batch, in a table and in a file."""
     report, plot = tmp_path / "bench.json", tmp_path / "bench.png"
@@ -90,6 +91,7 @@ def test_bench_command(tmp_path: Path, small_checkpoint: Path) -> None:
     assert formulations.OURS in result.output
 
 
+@pytest.mark.slow
 def test_a_training_step_is_compared_with_the_paper_s(tmp_path: Path) -> None:
     file = tmp_path / "step.json"
     done = run_cli(
@@ -103,6 +105,7 @@ def test_a_training_step_is_compared_with_the_paper_s(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0] == "v1-64, ch 2, fp32"
 
 
+@pytest.mark.slow
 def test_multiply_adds_are_counted(tmp_path: Path) -> None:
     """A 3x3 convolution of 2 to 4 maps of 8 x 8, and its maps times a matrix."""
     conv, matrix = torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Linear(8, 5, bias=False)

@@ -213,6 +213,7 @@ def test_reference_has_its_own_parts_and_the_same_weights() -> None:
     assert all(torch.equal(value, theirs[key]) for key, value in net.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "name"), [("v1-64", "generator_v1_64"), ("v2-128", "generator_v2_128")])
 def test_formulations_equal_the_original(variant: str, name: str, official_shapes: Any, golden: Any) -> None:
     arrays: Arrays = golden(name)

@@ -10,14 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import run_cli
+from lostgan_export import publish
 from lostgan_serve.contract import OUTPUT_NAMES, Array
 from lostgan_serve.encoding import encode
 from lostgan_serve.layout import Layout
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.networks.checkpoint import load_checkpoint
 
-SLOTS = {"few": 6, "many": 17}
+pytestmark = pytest.mark.slow
+
 LABELS = list(Vocabulary.built_in("scenes"))
 
 edges = st.floats(0, 0.8)
@@ -35,13 +37,16 @@ few_examples = settings(max_examples=15, deadline=None, suppress_health_check=[H
 
 
 @pytest.fixture(scope="module")
-def models(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxRunner]:
-    """The same generator with 6 and with 17 slots."""
-    folder = tmp_path_factory.mktemp("slots")
-    for name, slots in SLOTS.items():
-        options = ("--checkpoint", tiny_checkpoint, "--repository", folder / name, "--max-objects", slots)
-        run_cli("export", "--res", 128, *options, check=True)
-    return {name: OnnxRunner(folder / name / "lostgan_128") for name in SLOTS}
+def many(tiny_repository: Path) -> OnnxRunner:
+    """A generator with 12 slots."""
+    return OnnxRunner(tiny_repository / "lostgan_128")
+
+
+@pytest.fixture(scope="module")
+def few(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> OnnxRunner:
+    """The same with 6."""
+    repository = tmp_path_factory.mktemp("few")
+    return OnnxRunner(publish(load_checkpoint(tiny_checkpoint), repository, max_objects=6).path)
 
 
 def paint(runner: OnnxRunner, *drawn: Layout) -> list[dict[str, Array]]:
@@ -57,28 +62,26 @@ def assert_alike(one: dict[str, Array], other: dict[str, Array], count: int, lev
 
 @given(layouts)
 @few_examples
-def test_empty_slots_do_not_matter(models: dict[str, OnnxRunner], layout: Layout) -> None:
-    (few,), (many,) = paint(models["few"], layout), paint(models["many"], layout)
-    assert_alike(few, many, len(layout.objects), levels=1)
-    assert not many["masks"][len(layout.objects) :].any()
+def test_empty_slots_do_not_matter(few: OnnxRunner, many: OnnxRunner, layout: Layout) -> None:
+    (one,), (other,) = paint(few, layout), paint(many, layout)
+    assert_alike(one, other, len(layout.objects), levels=1)
+    assert not other["masks"][len(layout.objects) :].any()
 
 
 @given(layouts, st.lists(layouts, min_size=1, max_size=4), st.data())
 @few_examples
-def test_batch_mates_do_not_matter(
-    models: dict[str, OnnxRunner], layout: Layout, mates: list[Layout], data: Any
-) -> None:
+def test_batch_mates_do_not_matter(few: OnnxRunner, layout: Layout, mates: list[Layout], data: Any) -> None:
     row = data.draw(st.integers(0, len(mates)))
-    together = paint(models["few"], *mates[:row], layout, *mates[row:])
-    assert_alike(paint(models["few"], layout)[0], together[row], len(layout.objects), levels=1)
+    together = paint(few, *mates[:row], layout, *mates[row:])
+    assert_alike(paint(few, layout)[0], together[row], len(layout.objects), levels=1)
 
 
 @given(layouts, st.data())
 @few_examples
-def test_the_order_of_the_objects_does_not_matter(models: dict[str, OnnxRunner], layout: Layout, data: Any) -> None:
+def test_the_order_of_the_objects_does_not_matter(few: OnnxRunner, layout: Layout, data: Any) -> None:
     """Two objects with the same mask may swap in the object map; the image and the masks stay."""
     order = data.draw(st.permutations(range(len(layout.objects))))
     shuffled = Layout(tuple(layout.objects[k] for k in order), layout.seed)
-    (before,), (after,) = paint(models["few"], layout), paint(models["few"], shuffled)
+    (before,), (after,) = paint(few, layout), paint(few, shuffled)
     assert np.abs(before["image"] - after["image"]).max() <= 2
     assert np.abs(before["masks"][list(order)] - after["masks"][: len(order)]).max() <= 2

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from conftest import ROOT, fails_in_one_line, run_cli
@@ -34,6 +39,7 @@ from lostgan_serve.vocabulary import BUNDLED_VOCABULARY, Vocabulary
 from lostgan_train.networks.bundled import bundled_checkpoint
 from lostgan_train.networks.checkpoint import load_checkpoint, random_checkpoint
 
+FEW_SLOTS = ("--max-objects", 3)
 WEIGHTS = ("scenes-128.safetensors", "scenes-512.safetensors")
 
 
@@ -45,25 +51,56 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_export_is_quiet(tmp_path: Path, small_checkpoint: Path) -> None:
+@dataclass(frozen=True)
+class CommandExport:
+    """An export by the command, in a process of its own. folder: the model's."""
+
+    done: subprocess.CompletedProcess[str]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def command_export(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> CommandExport:
+    repository = tmp_path_factory.mktemp("repository")
+    options = ("--res", 64, "--checkpoint", small_checkpoint, "--repository", repository, *FEW_SLOTS)
+    return CommandExport(run_cli("export", *options, check=True), repository / "lostgan_64")
+
+
+@pytest.fixture
+def graph_at_hand(command_export: CommandExport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has torch's exporter return, in no time, what it made of the same checkpoint and options before. All else that
+    an export does is done."""
+
+    def again(*_: Any, **__: Any) -> torch.onnx.ONNXProgram:
+        return torch.onnx.ONNXProgram(onnx_ir.load(command_export.folder / "1" / "model.onnx"), None)
+
+    monkeypatch.setattr(torch.onnx, "export", again)
+
+
+@contextmanager
+def files_up_to(size_bytes: int) -> Iterator[None]:
+    """Have the kernel refuse to let a file grow further meanwhile, in the middle of a write, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_export_is_quiet(command_export: CommandExport) -> None:
     """Nothing but what the command itself says, whatever torch's exporter would like to add."""
-    code = "import sys; from lostgan_export.commands.export import export; export(sys.argv[1:])"
-    options = ["--res", "64", "--checkpoint", str(small_checkpoint), "--repository", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    done = command_export.done
     assert "Warning" not in done.stderr
     assert "torchvision" not in done.stderr
     assert "untrained" in done.stderr
-    assert done.stdout == f"{tmp_path / 'lostgan_64'}\n"
+    assert done.stdout == f"{command_export.folder}\n"
 
 
-def test_export_command(tmp_path: Path, small_checkpoint: Path) -> None:
-    arguments = ("--res", 64, "--checkpoint", small_checkpoint, "--repository", tmp_path, "--max-objects", 3)
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    assert result.stdout == f"{tmp_path / 'lostgan_64'}\n"
-    version = tmp_path / "lostgan_64" / "1"
-    runner = OnnxRunner(tmp_path / "lostgan_64")
+def test_export_command(command_export: CommandExport) -> None:
+    folder = command_export.folder
+    version = folder / "1"
+    runner = OnnxRunner(folder)
     beside = Manifest.from_json((version / MANIFEST_FILE).read_text(), "manifest")
     assert beside.onnx_sha256 == hashlib.sha256((version / "model.onnx").read_bytes()).hexdigest()
     assert runner.manifest == beside.model_copy(update={"onnx_sha256": None})
@@ -72,13 +109,21 @@ def test_export_command(tmp_path: Path, small_checkpoint: Path) -> None:
     assert runner.manifest.checkpoint_sha256
     assert runner.manifest.parity
     assert {"torch", "onnx", "onnxruntime", "lostgan-serve"} <= set(runner.manifest.tools)
-    assert (tmp_path / "lostgan_64" / "config.pbtxt").is_file()
+    assert (folder / "config.pbtxt").is_file()
     assert METADATA_KEY in {item.key for item in onnx.load(version / "model.onnx").metadata_props}
 
-    assert invoke(*arguments, "--replace").exit_code == 0
-    assert not (tmp_path / "lostgan_64" / "2").exists()
+
+@pytest.mark.usefixtures("graph_at_hand")
+def test_an_export_adds_a_version_or_replaces_the_newest(tmp_path: Path, small_checkpoint: Path) -> None:
+    arguments = ("--checkpoint", small_checkpoint, "--repository", tmp_path, *FEW_SLOTS)
+    for options, versions in (((), ["1"]), (("--replace",), ["1"]), ((), ["1", "2"])):
+        result = invoke(*arguments, *options)
+        assert result.exit_code == 0, result.output
+        assert result.stdout == f"{tmp_path / 'lostgan_64'}\n"
+        assert sorted(path.name for path in (tmp_path / "lostgan_64").glob("[0-9]*")) == versions
 
 
+@pytest.mark.slow
 def test_mask_stages_are_in_the_graph_and_in_the_manifest(tmp_path: Path, tiny_checkpoint: Path) -> None:
     arguments = ("--res", 128, "--checkpoint", tiny_checkpoint, "--repository", tmp_path, "--mask-stages", 1)
     result = invoke(*arguments)
@@ -92,33 +137,47 @@ def test_mask_stages_are_in_the_graph_and_in_the_manifest(tmp_path: Path, tiny_c
         parity.check(parity.measure(runner, generator))
 
 
-def test_a_mask_stage_that_does_not_exist(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_a_mask_stage_that_does_not_exist(tmp_path: Path) -> None:
+    weights = random_checkpoint("v2-128", Vocabulary.built_in("scenes"), seed=0, ch=2)
     for stage in (5, -1):
-        arguments = ("--checkpoint", tiny_checkpoint, "--repository", tmp_path / "x", "--mask-stages", stage)
-        fails_in_one_line(
-            run_cli("export", "--res", 128, *arguments),
-            [f"--mask-stages: v2-128 refines masks in 4 stages; give 0 to 4, not {stage}"],
-        )
-    assert not (tmp_path / "x").exists()
+        words = f"^--mask-stages: v2-128 refines masks in 4 stages; give 0 to 4, not {stage}$"
+        with pytest.raises(LostganError, match=words):
+            publish(weights, tmp_path / "x", mask_stages=stage)
+    assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("graph_at_hand")
 @pytest.mark.parametrize("error", [ParityError("no"), KeyboardInterrupt()])
 def test_failure_leaves_nothing(
     tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
+    met = []
+
     def fail(*_: Any) -> None:
+        met.append(error)
         raise error
 
     monkeypatch.setattr(parity, "check", fail)
-    result = invoke("--res", 64, "--checkpoint", small_checkpoint, "--repository", tmp_path / "repository")
+    result = invoke("--checkpoint", small_checkpoint, "--repository", tmp_path / "repository", *FEW_SLOTS)
     assert result.exit_code != 0
+    assert met == [error]
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("graph_at_hand")
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path, small_checkpoint: Path) -> None:
+    with files_up_to(100_000):
+        error = invoke("--checkpoint", small_checkpoint, "--repository", tmp_path / "repository", *FEW_SLOTS).exception
+    assert isinstance(error, OutputError)
+    assert "model.onnx: cannot write (File too large); free some space" in str(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_a_terminated_export_leaves_nothing(tmp_path: Path, small_checkpoint: Path) -> None:
     code = (
-        "import os, signal, sys; from lostgan_export import parity; from lostgan_export.commands.export import export; "
-        "parity.check = lambda *_: os.kill(os.getpid(), signal.SIGTERM); export(sys.argv[1:])"
+        "import os, signal, sys, torch; from lostgan_export.commands.export import export; "
+        "torch.onnx.export = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM); export(sys.argv[1:])"
     )
     options = ["--res", "64", "--checkpoint", str(small_checkpoint), "--repository", str(tmp_path / "repository")]
     done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=120)
@@ -126,11 +185,12 @@ def test_a_terminated_export_leaves_nothing(tmp_path: Path, small_checkpoint: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("graph_at_hand")
 def test_configurations_and_version_go_together(
     tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that cannot be built leaves everything as it was; one that cannot be written is no secret."""
-    arguments = ("--res", 64, "--checkpoint", small_checkpoint, "--repository", tmp_path)
+    arguments = ("--checkpoint", small_checkpoint, "--repository", tmp_path, *FEW_SLOTS)
     assert invoke(*arguments).exit_code == 0
     before = {path: path.read_bytes() for path in files_in(tmp_path)}
 
@@ -169,11 +229,12 @@ def test_weights_must_be_named(tmp_path: Path) -> None:
     assert "--res for a bundled model, or --checkpoint" in result.output
 
 
+@pytest.mark.usefixtures("graph_at_hand")
 def test_a_checkpoint_tells_its_resolution_and_names_let_models_share_a_repository(
     tmp_path: Path, small_checkpoint: Path
 ) -> None:
     for options in ((), ("--name", "coast-2.1")):
-        result = invoke("--checkpoint", small_checkpoint, "--repository", tmp_path, *options)
+        result = invoke("--checkpoint", small_checkpoint, "--repository", tmp_path, *FEW_SLOTS, *options)
         assert result.exit_code == 0, result.output
     assert [model.name for model in exported_models(tmp_path)] == ["coast-2.1", "lostgan_64"]
     for name in ("coast-2.1", "lostgan_64"):
@@ -183,10 +244,10 @@ def test_a_checkpoint_tells_its_resolution_and_names_let_models_share_a_reposito
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "-x", "two words", "café", "a" * 101, "line\nbreak"])
-def test_a_name_that_triton_or_a_file_system_would_not_take(tmp_path: Path, small_checkpoint: Path, name: str) -> None:
-    result = invoke("--checkpoint", small_checkpoint, "--repository", tmp_path / "x", "--name", name)
-    assert isinstance(result.exception, LostganError)
-    assert f"--name {name!r}: no name for a model" in str(result.exception)
+def test_a_name_that_triton_or_a_file_system_would_not_take(tmp_path: Path, name: str) -> None:
+    weights = random_checkpoint("v1-64", Vocabulary.built_in("scenes"), seed=0, ch=2)
+    with pytest.raises(LostganError, match=re.escape(f"--name {name!r}: no name for a model")):
+        publish(weights, tmp_path / "x", name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -206,6 +267,7 @@ class Told(Progress):
         yield
 
 
+@pytest.mark.slow
 def test_publish_is_a_function(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """It takes a generator that was never in a file, and prints nothing by itself."""
     weights, told = random_checkpoint("v1-64", Vocabulary.built_in("visual-genome"), seed=3, ch=2), Told()
@@ -225,13 +287,15 @@ def test_the_background_takes_a_slot(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_bundled_models_know_the_bundled_vocabulary() -> None:
     for resolution in (128, 512):
         assert load_checkpoint(bundled_checkpoint(resolution)).vocabulary == Vocabulary.built_in(BUNDLED_VOCABULARY)
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_its_weights(tmp_path: Path) -> None:
-    """A wheel of this tree, unpacked elsewhere, exports a bundled model from any folder."""
+    """A wheel of this tree, unpacked elsewhere, has the bundled weights at hand in any folder."""
     tree, site, elsewhere = (tmp_path / name for name in ("tree", "site", "elsewhere"))
     for folder in ("lostgan_serve", "train", "export", "checkpoints"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -244,9 +308,13 @@ def test_an_installed_package_brings_its_weights(tmp_path: Path) -> None:
         wheel.extractall(site)
     assert sorted(packed) == [f"lostgan_checkpoints/{name}" for name in ("__init__.py", *WEIGHTS)]
     elsewhere.mkdir()
-    code = "import sys, lostgan_serve; print(lostgan_serve.__file__); from lostgan_serve.commands import main; main()"
+    code = (
+        "from lostgan_train.networks.bundled import bundled_checkpoint as bundled\n"
+        "from lostgan_train.networks.checkpoint import load_checkpoint\n"
+        "for path in (bundled(128), bundled(512)): print(path, load_checkpoint(path).weights)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code, "export", "--res", "128"],
+        [sys.executable, "-c", code],
         cwd=elsewhere,
         env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,
@@ -254,8 +322,7 @@ def test_an_installed_package_brings_its_weights(tmp_path: Path) -> None:
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(site / "lostgan_serve" / "__init__.py"), "triton_repo/lostgan_128"]
-    assert OnnxRunner(elsewhere / "triton_repo" / "lostgan_128").manifest.weights == "trained"
+    assert done.stdout.splitlines() == [f"{site / 'lostgan_checkpoints' / name} trained" for name in WEIGHTS]
 
 
 def test_checkpoint_of_another_resolution(tmp_path: Path, small_checkpoint: Path) -> None:
@@ -287,6 +354,7 @@ def test_import_is_light() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_precision_is_in_the_graph(precision: Precision, tmp_path: Path, small_checkpoint: Path) -> None:
     """Weights are of the type, inputs and outputs the contract's, and the image is close."""

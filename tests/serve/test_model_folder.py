@@ -223,10 +223,8 @@ def test_models_of_older_exports_and_lone_files_are_opened(tiny_model: Path, tmp
     version.check()
     version.manifest_file.unlink()
     version.check()
-    renamed = tiny_model.with_name("renamed.onnx")
-    shutil.copy(tiny_model, renamed)  # beside the manifest of another file
-    find_version(renamed).check()
-    renamed.unlink()
+    alone = shutil.copytree(tiny_model.parent, tmp_path / "alone")
+    find_version((alone / "model.onnx").rename(alone / "renamed.onnx")).check()  # beside the manifest of another file
 
 
 def test_a_manifest_that_is_damaged_is_named(tiny_model: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from conftest import EXAMPLES, fails_in_one_line, run_cli
+from conftest import EXAMPLES, fails_in_one_line
+from lostgan_export import publish
 from lostgan_export.onnx_export import set_manifest
 from lostgan_serve import commands
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors, empty_batch, output_specs, rows
@@ -30,6 +31,7 @@ from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.triton.embedded import RUNNER_VARIABLE
 from lostgan_serve.triton.server import running_server
+from lostgan_train.networks.checkpoint import load_checkpoint
 
 pytest.importorskip("openvino")
 
@@ -191,11 +193,11 @@ def test_a_wrong_label_does_not_fail_its_batch_in_openvino(openvino: OpenVinoRun
 @pytest.fixture(scope="module")
 def bf16_model(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """The folder of the tiny model exported in bf16."""
-    repository = tmp_path_factory.mktemp("bf16")
-    options = ("--checkpoint", tiny_checkpoint, "--repository", repository, "--precision", "bf16")
-    done = run_cli("export", "--res", 128, *options, check=True)
-    assert ("in OpenVINO" if computes_bf16() else "in PyTorch") in done.stderr
-    return repository / "lostgan_128"
+    told: list[str] = []
+    checkpoint, repository = load_checkpoint(tiny_checkpoint), tmp_path_factory.mktemp("bf16")
+    folder = publish(checkpoint, repository, precision="bf16", progress=Told(told))
+    assert ("in OpenVINO" if computes_bf16() else "in PyTorch") in "\n".join(told)
+    return folder.path
 
 
 def test_bf16_is_near_fp32(onnxrt: OnnxRunner, bf16_model: Path, tensors: Arrays) -> None:

@@ -343,6 +343,7 @@ def test_batches_go_through_pipes_where_shared_memory_is_small(
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
+@pytest.mark.slow
 def test_training_needs_no_shared_memory(scenes: Path, tmp_path: Path) -> None:
     """As in a container: half a megabyte of it, where six batches of 790 kB would be in flight."""
     mount = "mount -t tmpfs -o size=512k tmpfs /dev/shm"

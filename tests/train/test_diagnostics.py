@@ -52,6 +52,7 @@ def test_only_windows_inside_the_region_count() -> None:
     assert np.isnan(axes_share(spectrum(image[:16, :16], EVERYWHERE[:16, :16])))
 
 
+@pytest.mark.slow
 def test_drawn_scenes_have_no_grid_and_an_eighth_of_dark_skies() -> None:
     meter = LookMeter()
     for seed in range(120):
@@ -84,6 +85,7 @@ def diagnostics(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Dia
     return Diagnostics(LayoutDataset(source, SIDE, flip=False), folder, 0, Processes())
 
 
+@pytest.mark.slow
 def test_an_untrained_generator_is_far_from_the_real_pictures(diagnostics: Diagnostics, tiny_checkpoint: Path) -> None:
     figures = diagnostics(load_checkpoint(tiny_checkpoint).generator)
     assert figures.recognised < 0.3 < diagnostics.real.recognised

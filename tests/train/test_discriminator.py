@@ -11,7 +11,7 @@ import torch
 
 from conftest import Arrays
 from lostgan_serve.contract import BACKGROUND_BOX, PAD_BOX
-from lostgan_serve.errors import CheckpointError
+from lostgan_serve.errors import CheckpointError, InputError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.networks.blocks import DiscriminatorBlock
 from lostgan_train.networks.checkpoint import (
@@ -154,9 +154,11 @@ def test_broken_checkpoints_are_named(tmp_path: Path) -> None:
         "other": "do not fit its own config",
     }
     for name, word in words.items():
-        with pytest.raises(CheckpointError, match=rf"{name}: .*{word}") as caught:
+        kind = InputError if name == "none" else CheckpointError
+        with pytest.raises(kind, match=rf"{name}: .*{word}") as caught:
             load_discriminator(tmp_path / name)
         assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == 2
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,21 +65,32 @@ def fake_torchrun(monkeypatch: pytest.MonkeyPatch, rank: int, world: int, gpus: 
     monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda _: None)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_are_as_one(processes: int, scenes: Path, tmp_path: Path) -> None:
-    """A share of the batch each, over gloo: the first ten losses within 1e-4, batch norm synchronized."""
-    options = (*OPTIONS, "--batch", 6, "--learning-rate", 1e-4, "--data", scenes, "--steps", 10)
-    command = ["-m", "lostgan_train", *options, "--discriminator-updates", 2, "--steps", 6, "--out"]
-    for count, out in ((1, "one"), (processes, "many")):
-        done = subprocess.run(
-            torchrun(count, *command, tmp_path / out), capture_output=True, text=True, timeout=300, env=ENVIRONMENT
-        )
+@pytest.fixture(scope="module")
+def trained_by(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[str, float]]]:
+    """The losses of six steps by a number of processes."""
+
+    @cache
+    def train(processes: int) -> list[dict[str, float]]:
+        out = tmp_path_factory.mktemp("run") / "run"
+        options = (*OPTIONS, "--batch", 6, "--learning-rate", 1e-4, "--discriminator-updates", 2, "--steps", 6)
+        command = torchrun(processes, "-m", "lostgan_train", *options, "--data", scenes, "--out", out)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr
-    assert len(losses(tmp_path / "one")) == 6
-    for one, many in zip(losses(tmp_path / "one"), losses(tmp_path / "many"), strict=True):
+        return losses(out)
+
+    return train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_are_as_one(processes: int, trained_by: Callable[[int], list[dict[str, float]]]) -> None:
+    """A share of the batch each, over gloo: the losses within 1e-4, batch norm synchronized."""
+    assert len(trained_by(1)) == 6
+    for one, many in zip(trained_by(1), trained_by(processes), strict=True):
         assert many == pytest.approx(one, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["1:3", "0:4 1:3", "0:3 1:3"])
 def test_signals_stop_all_processes_at_the_same_step(at: str, scenes: Path, tmp_path: Path) -> None:
     """Whichever of them sees one, and when. at: rank and step of each signal."""
@@ -107,6 +120,7 @@ main(["train", *sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = [str(word) for word in (*OPTIONS, "--data", scenes, "--out", out, "--steps", 3)]
@@ -138,6 +152,7 @@ main(["train", *sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 def test_synchronized_batch_norm_is_that_of_the_whole_batch_in_double_precision(tmp_path: Path) -> None:
     """Values about 1000 with a spread of 1: squares in single precision would leave no digit of it. Outputs, gradients
     and running statistics of two processes against float64 on all values at once."""
@@ -182,6 +197,7 @@ torch.save({"x": x.detach(), "pull": pull, "y": y.detach(), "gradient": x.grad,
 """
 
 
+@pytest.mark.slow
 def test_killing_one_process_ends_the_others(scenes: Path, tmp_path: Path) -> None:
     """By torchrun, within its grace: no process is left behind in a collective operation."""
     out = tmp_path / "run"
@@ -200,6 +216,7 @@ def test_killing_one_process_ends_the_others(scenes: Path, tmp_path: Path) -> No
     assert process.wait(90) != 0
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_detector_and_share_the_labelling(scenes: Path, tmp_path: Path) -> None:
     """Every image that is not annotated is labelled once, and both processes train on the same images then."""
     own = ("--threshold", 0.0, "--detector-steps", 2, "--detector-batch", 2, "--steps", 2)

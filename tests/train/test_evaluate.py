@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
-from conftest import Cli, fails_in_one_line
+from conftest import Cli
+from lostgan_serve.errors import LostganError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.classifier import Confusion, boxes_of, crop, draw_crops, recognise, train_classifier
+from lostgan_train.commands import evaluate
 from lostgan_train.distributed import Processes
 from lostgan_train.evaluate import repeats, score_layouts
 from lostgan_train.networks.checkpoint import load_checkpoint, random_checkpoint, save_checkpoint
@@ -99,6 +102,7 @@ def test_whether_a_seed_gives_one_picture_is_seen(tiny_checkpoint: Path) -> None
     assert not repeats(checkpoint)
 
 
+@pytest.mark.slow
 def test_the_command_reports_everything(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "new" / "sheet.png"
     options = ("--count", 3, "--training-scenes", 8, "--sheet", sheet)
@@ -115,9 +119,15 @@ def test_the_command_reports_everything(cli: Cli, tiny_checkpoint: Path, tmp_pat
     assert picture[-266:-10].std() > 0
 
 
-def test_what_cannot_be_evaluated_is_refused_at_once(cli: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_evaluated_is_refused_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.safetensors"
     save_checkpoint(foreign, random_checkpoint("v1-64", Vocabulary.built_in("coco-stuff"), seed=0, ch=2))
-    fails_in_one_line(cli("evaluate", foreign), [foreign, "coco-stuff", "only generators of scenes"])
     (tmp_path / "file").write_text("")
-    fails_in_one_line(cli("evaluate", tiny_checkpoint, "--sheet", tmp_path / "file" / "s.png"), ["cannot write"])
+    for arguments, words in (
+        ([foreign], rf"{foreign}: .*coco-stuff.*only generators of scenes"),
+        ([tiny_checkpoint, "--sheet", tmp_path / "file" / "s.png"], "s.png: cannot write"),
+    ):
+        with pytest.raises(LostganError, match=words) as caught:
+            CliRunner().invoke(evaluate, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == 2

@@ -40,6 +40,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(source: Source
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_should(source: Source, tmp_path: Path) -> None:
     heard = Heard()
     run = training(source, tmp_path, heard, steps=6, sample_every=4)
@@ -103,8 +104,8 @@ def _poison_discriminators_gradient(run: TrainingRun, batch: Batch) -> None:
     run.gan.discriminator.image_score.get_parameter("bias").register_hook(lambda gradient: gradient * float("nan"))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("updates", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize(
     "poison",
@@ -184,6 +185,7 @@ def test_a_run_is_resumed_with_another_learning_rate(source: Source, tmp_path: P
         assert [group["lr"] for group in optimizer.param_groups] == [1e-5]
 
 
+@pytest.mark.slow
 def test_released_weights_go_on_training(source: Source, tmp_path: Path, official_shapes: Any) -> None:
     """A generator in the official format, at its own width, is what the run starts from and changes."""
     shapes = official_shapes["generator_v1_64"]
@@ -206,6 +208,7 @@ def test_released_weights_go_on_training(source: Source, tmp_path: Path, officia
         training(source, tmp_path / "other", init=path).begin()
 
 
+@pytest.mark.slow
 def test_a_larger_variant_starts_from_the_layers_that_both_have(source: Source, tmp_path: Path) -> None:
     heard = Heard()
     small = training(source, tmp_path / "small", variant="v2-128", steps=1)
@@ -227,6 +230,7 @@ def test_a_larger_variant_starts_from_the_layers_that_both_have(source: Source, 
         assert total / 3 < taken < total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", COMPONENTS)
 def test_components_can_be_switched_off(without: str, source: Source, tmp_path: Path) -> None:
     """What is left out of table 7 is not there, or is not trained; everything else is, and the checkpoint knows it."""

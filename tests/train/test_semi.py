@@ -111,6 +111,7 @@ def test_the_command_trains_a_detector_labels_and_trains_a_lostgan(finished: tup
         assert words in printed, words
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_no_stage(finished: tuple[Path, str], tmp_path: Path, cli: Cli) -> None:
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     detections = tmp_path / DETECTOR_FOLDER / DETECTIONS_FILE

@@ -117,6 +117,7 @@ def test_a_batch_that_is_too_large_leaves_nothing(scenes: Path, tmp_path: Path) 
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_an_undecodable_image_is_one_line_from_a_loading_process_too(scenes: Path, tmp_path: Path, cli: Cli) -> None:
     data = tmp_path / "data"
     shutil.copytree(scenes, data)
@@ -201,6 +202,7 @@ def test_a_dry_run_writes_nothing(scenes: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_a_run_ends_in_the_same_weights(scenes: Path, tmp_path: Path) -> None:
     options = (*OPTIONS, "--data", scenes, "--steps", 30, "--checkpoint-every", 3)
     run(*options, "--out", tmp_path / "whole")
@@ -238,7 +240,8 @@ def _wait(ready: Any) -> None:
         time.sleep(0.02)
 
 
-def test_sigterm_saves_and_the_command_resumes(scenes: Path, tmp_path: Path, cli: Cli) -> None:
+@pytest.mark.slow
+def test_sigterm_saves_and_the_command_resumes(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = [*OPTIONS, "--data", scenes, "--out", out, "--workers", 1]
     words = [str(word) for word in (COMMAND, "train", *options, "--steps", 100_000)]
@@ -250,21 +253,22 @@ def test_sigterm_saves_and_the_command_resumes(scenes: Path, tmp_path: Path, cli
     assert f"go on with: --resume --out {out}" in output
     done = len(losses(out))
     assert (out / f"state-{done:07}.pt").is_file()
-    fails_in_one_line(cli("train", *options), [out, "holds a run already", "--resume"])
-    cli("train", "--resume", "--out", out, "--steps", done + 2, check=True)
+    refused(f"{out}: holds a run already.*--resume", *options)
+    run("--resume", "--out", out, "--steps", done + 2)
     assert len(losses(out)) == done + 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_the_last_state_stays(scenes: Path, tmp_path: Path, cli: Cli) -> None:
     """No file may grow beyond what the log needs: the kernel refuses the next state, as a full disk does."""
     out = tmp_path / "run"
-    cli("train", *OPTIONS, "--data", scenes, "--out", out, "--checkpoint-every", 2, "--steps", 2, check=True)
+    run(*OPTIONS, "--data", scenes, "--out", out, "--checkpoint-every", 2, "--steps", 2)
     before = {path.name: path.read_bytes() for path in out.glob("*.[ps]*t*")}
-    resumed = ["train", "--resume", "--out", out, "--steps", 4]
-    full = cli(*resumed, file_limit_bytes=200_000)
+    resumed = ["--resume", "--out", out, "--steps", 4]
+    full = cli("train", *resumed, file_limit_bytes=200_000)
     fails_in_one_line(full, [out, "cannot write", "too large"])
     assert {path.name: path.read_bytes() for path in out.glob("*.[ps]*t*")} == before
-    cli(*resumed, check=True)
+    run(*resumed)
     assert [row["step"] for row in losses(out)] == [1, 2, 3, 4]
     (out / LOG_FILE).unlink()
     (out / LOG_FILE).symlink_to("/dev/full")
@@ -288,6 +292,7 @@ def test_advice_on_damaged_runs_does_not_go_in_a_circle(scenes: Path, tmp_path: 
     run(*options, "--steps", 1)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_processes_that_load(scenes: Path, tmp_path: Path, cli: Cli) -> None:
     """They ignore SIGTERM, and Python joins them before it ends."""
     options = (*OPTIONS, "--data", scenes, "--steps", 50, "--workers", 2, "--checkpoint-every", 1)
@@ -295,6 +300,7 @@ def test_a_full_disk_ends_processes_that_load(scenes: Path, tmp_path: Path, cli:
     fails_in_one_line(done, [tmp_path / "run", "cannot write"])
 
 
+@pytest.mark.slow
 def test_data_may_lie_in_a_folder_whose_name_is_not_utf_8(scenes: Path, tmp_path: Path, cli: Cli) -> None:
     data = tmp_path / os.fsdecode(b"donn\xe9es")
     shutil.copytree(scenes, data)
