@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import click
 
@@ -39,17 +41,17 @@ class ConsoleProgress(Progress):
     """Tells a terminal by bars, and anything else by a line every ten seconds, both on standard error."""
 
     def note(self, line: str) -> None:
-        click.echo(line, err=True)
+        tell(line)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        click.echo(f"{name} ...", nl=False, err=True)
+        tell(f"{name} ...", newline=False)
         start, took = time.monotonic(), ""
         try:
             yield
             took = f" {time.monotonic() - start:.1f} s"
         finally:
-            click.echo(took, err=True)
+            tell(took)
 
     @contextmanager
     def count(self, name: str, total: float, done: float = 0) -> Iterator[Advance]:
@@ -78,6 +80,22 @@ class ConsoleProgress(Progress):
             self.note("  ".join(part for part in (f"{name}: {share}", text, f"{_clock(left_s)} left") if part))
 
         return advance
+
+
+def tell(line: str, *, newline: bool = True) -> None:
+    """Write a line to standard error. One that takes no more, such as that of a full disk, is told nothing from then
+    on: that is no reason to stop."""
+    try:
+        click.echo(line, nl=newline, err=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Let go of what a stream could not write, and of all that follows: Python would try again at its end, and fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _clock(seconds: int) -> str:

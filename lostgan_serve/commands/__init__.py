@@ -16,6 +16,7 @@ import click
 
 from lostgan_serve import __version__
 from lostgan_serve.errors import LostganError
+from lostgan_serve.progress import discard, tell
 
 _OWN = {
     "client": "lostgan_serve.commands.inference:client",
@@ -55,7 +56,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("stopped", err=True)
+            tell("stopped")
             os._exit(130)  # a usual exit would wait for the threads whose batches are in flight
 
 
@@ -78,7 +79,7 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         raise
 
 
@@ -90,7 +91,7 @@ def _described(error: OSError) -> str:
 def _fail(message: str, exit_code: int) -> None:
     """Tell of an error in one line, whatever characters stand in the names of files and fields."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    click.echo(f"error: {line}", err=True)
+    tell(f"error: {line}")
     sys.exit(exit_code)
 
 

@@ -73,6 +73,10 @@ def onnxruntime(extra: str = "runtime") -> Any:
 
 def open_session(path: Path, threads: int, providers: Sequence[str]) -> Any:
     """An onnxruntime.InferenceSession whose settings suit the generator. Raises ModelError and DeviceError."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(f"{path}: ONNX Runtime takes no path that is not UTF-8; rename its folders") from error
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -106,7 +110,7 @@ def _infer(path: Path, session: Any, tensors: Tensors, outputs: Sequence[str]) -
 
 
 def first_line(error: Exception) -> str:
-    """What a foreign library says in the first line of an error."""
+    """The first line of a foreign library's error."""
     return str(error).strip().partition("\n")[0]
 
 

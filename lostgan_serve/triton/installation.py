@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lostgan_serve.errors import MissingExtraError, ServerError, require
 from lostgan_serve.triton.configuration import EMBEDDED_CONFIGURATION
+from lostgan_serve.triton.server_folder import writing_shared_memory
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ def find_tritonserver(folder: Path) -> Installation:
     """Find the tritonserver to start.
 
     folder: an empty one that lives as long as the server, for what it needs beside the wheel. Its path must be fit for
-    a shell. Raises MissingExtraError where there is no tritonserver, ServerError where this Python does not suit it,
-    and OSError where the folder cannot be written.
+    a shell. Raises MissingExtraError where there is no tritonserver, and ServerError where this Python does not suit
+    it, where it is not whole, and where the folder cannot be written.
     """
     if executable := shutil.which("tritonserver"):
         return Installation(Path(executable), (), {})
@@ -55,16 +56,16 @@ def _wheel_installation(package: Path, folder: Path) -> Installation:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = _find_stub(server, version)
     _check_numpy()
-    backend = folder / "backends" / "python"
-    backend.mkdir(parents=True)
-    for file in (*(server / "backends" / "python").glob("*triton_python*"), stub):
-        (backend / file.name).symlink_to(file)
+    targets = package.parent / "nvidia_pytriton.libs", _libpython_folder(version)
+    backend, python = folder / "backends" / "python", folder / "python"
     libraries = folder / "wheel-libraries", folder / "python-libraries"
-    for link, target in zip(
-        libraries, (package.parent / "nvidia_pytriton.libs", _libpython_folder(version)), strict=True
-    ):
-        link.symlink_to(target)
-    python = _mirror_environment(folder / "python", version)
+    with writing_shared_memory():
+        backend.mkdir(parents=True)
+        for file in (*(server / "backends" / "python").glob("*triton_python*"), stub):
+            (backend / file.name).symlink_to(file)
+        for link, target in zip(libraries, targets, strict=True):
+            link.symlink_to(target)
+        _mirror_environment(python, version)
     return Installation(
         server / "bin" / "tritonserver",
         (f"--backend-directory={backend.parent}", f"--model-config-name={EMBEDDED_CONFIGURATION}"),
@@ -79,7 +80,10 @@ def _find_stub(server: Path, version: str) -> Path:
     """The Python backend's executable for this version of Python."""
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.is_file():
-        known = sorted((path.name for path in stub.parent.parent.iterdir()), key=lambda name: int(name.split(".")[1]))
+        found = (path.name for path in stub.parent.parent.glob("3.*"))
+        known = sorted(found, key=lambda name: int(name.partition(".")[2]))
+        if not known:
+            raise ServerError(f"{server}: the nvidia-pytriton package is not whole; install it again")
         raise ServerError(
             f"nvidia-pytriton's tritonserver has no stub for Python {version}; use one of {', '.join(known)}"
         )
@@ -95,7 +99,7 @@ def _check_numpy() -> None:
         )
 
 
-def _mirror_environment(folder: Path, version: str) -> Path:
+def _mirror_environment(folder: Path, version: str) -> None:
     """Make a virtual environment that sees the packages of this process, wherever they come from.
 
     The stub ignores PYTHONPATH and PYTHONHOME: it takes its environment from the first `python3` on PATH.
@@ -107,7 +111,6 @@ def _mirror_environment(folder: Path, version: str) -> Path:
     # imports model.py from the repository, which is to stay as it was exported.
     code = f"import os, sys; sys.dont_write_bytecode = True; sys.path += map(os.fsdecode, {[*map(os.fsencode, paths)]})"
     (folder / f"lib/python{version}/site-packages/lostgan_serve.pth").write_text(f"{code}\n", encoding="ascii")
-    return folder
 
 
 def _libpython_folder(version: str) -> Path:

@@ -111,8 +111,8 @@ def _prepared(repository: Path, ports: tuple[int, int, int], host: str) -> Itera
     addresses = find_addresses(host, *ports)
     admin_key = os.environ.get(ADMIN_KEY_VARIABLE) or secrets.token_urlsafe(24)
     with server_folder() as folder:
+        launch = Launch(repository, models, addresses, admin_key, find_tritonserver(folder.path), folder)
         with writing_shared_memory():
-            launch = Launch(repository, models, addresses, admin_key, find_tritonserver(folder.path), folder)
             launch.link.symlink_to(repository.resolve())
         yield launch
 

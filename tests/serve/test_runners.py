@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -249,6 +250,15 @@ def test_tensors_and_files_that_do_not_fit_are_one_line(
 
 
 # ONNX Runtime
+
+
+@pytest.mark.slow
+def test_a_path_that_onnxruntime_cannot_take(cli: Any, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"Mod\xe8les")
+    folder.mkdir()
+    shutil.copy(tiny_model, folder)
+    done = cli("generate", EXAMPLES[0], "--model", folder / "model.onnx", "--out", tmp_path)
+    fails_in_one_line(done, ["model.onnx: ONNX Runtime takes no path that is not UTF-8", "rename"])
 
 
 def test_execution_providers(tiny_model: Path) -> None:

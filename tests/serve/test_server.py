@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -152,6 +153,13 @@ def test_python_that_does_not_suit_the_server(tiny_repository: Path, monkeypatch
         patch.setattr("sys.base_prefix", "/nowhere")
         patch.setattr("sysconfig.get_config_var", lambda _: "/nowhere")
         with pytest.raises(ServerError, match=r"libpython3.*Debian's package"):
+            starts()
+    with monkeypatch.context() as patch:
+        found = importlib.util.find_spec("pytriton")
+        assert found
+        found.submodule_search_locations = [str(tiny_repository)]
+        patch.setattr("importlib.util.find_spec", lambda _: found)
+        with pytest.raises(ServerError, match="the nvidia-pytriton package is not whole; install it again"):
             starts()
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda _: None)
