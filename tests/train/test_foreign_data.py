@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from conftest import Cli
+from conftest import Cli, fails_in_one_line
 from data_files import PETS, SCENES, Json, box_of, boxes_of, image_of, names_of, paint, write_coco
 from lostgan_serve.commands import main
 from lostgan_serve.errors import DataError
@@ -48,6 +48,28 @@ def test_an_object_standing_twice_is_one(tmp_path: Path) -> None:
     source = open_data(write_coco(tmp_path / "set", [image_of(1)], annotations, PETS))
     assert source.examples[0].labels == (1, 1, 2)
     assert source.summary.problems == {"object standing twice": 1}
+
+
+def test_an_id_of_two_files_leaves_out_both(tmp_path: Path) -> None:
+    """Its objects may be of either. The same file listed twice under it is no harm."""
+    images = [image_of(1, "a.png"), image_of(1, "b.png"), image_of(2, "c.png"), image_of(2, "c.png")]
+    annotations = [*boxes_of(1, [4, 4, 4]), *boxes_of(2, [4, 4, 4])]
+    source = open_data(write_coco(tmp_path / "set", images, annotations, PETS))
+    assert names_of(source) == ["c.png"]
+    assert source.summary.problems["image id standing twice"] == 2
+
+
+def test_a_link_in_a_circle_hides_no_other_file(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "set", [image_of(1, "a.png")], boxes_of(1, [4, 4, 4]), PETS)
+    (folder / "images" / "x").symlink_to("x")
+    assert names_of(open_data(folder)) == ["a.png"]
+
+
+def test_a_folder_of_no_known_format_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = cli("train", "--data", tmp_path / "empty", "--out", tmp_path / "run", *OPTIONS)
+    fails_in_one_line(done, [tmp_path / "empty", "no data of a known format", "annotations.json and images/"])
+    assert "\\n" not in done.stderr
 
 
 @pytest.mark.parametrize("repeated", [False, True])

@@ -279,6 +279,21 @@ def test_a_state_with_other_labels_is_refused(source: Source, tmp_path: Path) ->
         training(replace(source, vocabulary=Vocabulary("own", source.vocabulary.labels[:-1], 12)), tmp_path).begin()
 
 
+@pytest.mark.parametrize("change", ["part missing", "other width"])
+def test_a_state_of_other_networks_is_refused(change: str, source: Source, tmp_path: Path) -> None:
+    """Not taken in part: what is missing would stay random."""
+    training(source, tmp_path, steps=2).run()
+    path = tmp_path / "state-0000002.pt"
+    state = torch.load(path, weights_only=True)
+    del state["generator"]
+    torch.save(state, path)
+    if change == "other width":
+        training(source, tmp_path / "wide", steps=2, ch=4).run()
+        path.write_bytes((tmp_path / "wide" / path.name).read_bytes())
+    with pytest.raises(CheckpointError, match=r"state-0000002\.pt: is of other networks than this run's"):
+        training(source, tmp_path).begin()
+
+
 def test_a_damaged_state_gives_way_to_the_one_before(source: Source, tmp_path: Path) -> None:
     training(source, tmp_path).run()
     newest = tmp_path / "state-0000004.pt"

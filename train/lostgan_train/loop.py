@@ -189,9 +189,7 @@ class Loop:
                 damaged.append(file)
                 continue
             check(file, state["about"])
-            for name, part in self.learner.state.items():
-                if name in state:  # fp16's scaler is not, if the run had another precision before
-                    part.load_state_dict(state[name])
+            self._take(file, state)
             self.done, self.skipped = state["step"], state["skipped"]
             if self.processes.first:
                 with writing(self.out):
@@ -204,6 +202,19 @@ class Loop:
                 "or choose another --out"
             )
         return False
+
+    def _take(self, file: Path, state: Mapping[str, Any]) -> None:
+        """Give each part of the learner its own. Raises CheckpointError where the state is of other networks."""
+        for name, part in self.learner.state.items():
+            if name == "scaler" and name not in state:  # fp16's: the run had another precision before
+                continue
+            try:
+                part.load_state_dict(state[name])
+            except (KeyError, RuntimeError, ValueError) as error:
+                raise CheckpointError(
+                    f"{file}: is of other networks than this run's ({name} does not fit); remove it, or choose "
+                    "another --out"
+                ) from error
 
     def _whole_state(self, file: Path) -> dict[str, Any] | None:
         """A state, or None where it is damaged for any of the processes: all go on from the same one. Raises InputError

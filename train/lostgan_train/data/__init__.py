@@ -30,10 +30,11 @@ __all__ = [
     "open_data",
 ]
 
-_EXPECTED = """
-  scenes, or your own COCO detection set: annotations.json, images/
-  COCO-Stuff 2017: annotations/instances_train2017.json, annotations/stuff_train2017.json, images/ or train2017/
-  Visual Genome: image_data.json, objects.json, VG_100K/ and VG_100K_2/, there or in images/"""
+_EXPECTED = (
+    "annotations.json and images/ (scenes, or a COCO detection set of your own); "
+    "annotations/instances_train2017.json and stuff_train2017.json, and train2017/ (COCO-Stuff); "
+    "image_data.json, objects.json, VG_100K/ and VG_100K_2/ (Visual Genome)"
+)
 
 
 def open_data(
@@ -74,4 +75,4 @@ def open_data(
             return open_coco_stuff(folder, split, strict, images, stuff_only)
         if is_visual_genome(folder):
             return open_visual_genome(folder, split, strict, min_instances, min_predicates, images, splits)
-        raise DataError(f"{folder}: holds no data of a known format. Expected one of:{_EXPECTED}")
+        raise DataError(f"{folder}: holds no data of a known format; these are: {_EXPECTED}")

@@ -137,6 +137,7 @@ class CocoImages:
     def _add_image(self, item: Any, images: Images) -> None:
         key = id_in(item, "id")
         if key in self.by_id:
+            self._leave_out_ambiguous(key, item, images)
             raise Problem("id", "image id standing twice", f"{key!r}")
         self.by_id[key] = None
         name = member(item, "file_name", str, '"0001.png"')
@@ -150,6 +151,14 @@ class CocoImages:
             raise Problem("width", "image file listed in two sizes", f"{name!r}: {width:g} x {height:g} px")
         self.by_id[key] = before
         self._joined.add(file)
+
+    def _leave_out_ambiguous(self, key: Id, item: Any, images: Images) -> None:
+        """Leave out the image of an id that stands for another file, too: its annotations may be of either."""
+        before, name = self.by_id[key], member(item, "file_name", str, '"0001.png"')
+        if before is not None and images.find(name, "file_name") != before.image:
+            self.by_id[key] = None
+            self._by_file.pop(before.image, None)
+            self.summary.dropped_images["image id standing twice"] += 1
 
     def distinct(self) -> list[Candidate]:
         """The images, each once, in their order."""

@@ -61,7 +61,7 @@ class Images:
     def _list(self, folder: Path) -> frozenset[str]:
         try:
             with os.scandir(folder) as entries:
-                return frozenset(entry.name for entry in entries if entry.is_file())
+                return frozenset(entry.name for entry in entries if _is_file(entry))
         except PermissionError:
             if any(folder.is_relative_to(own) for own in self.folders):
                 raise
@@ -101,3 +101,11 @@ def _ends(path: str) -> Iterator[str]:
     steps = [step for step in path[beginning.end() :].partition("?")[0].split("/") if step]
     for first in range(len(steps)):
         yield "/".join(steps[first:])
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file: a link in a circle, or to a place that may not be seen, is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
