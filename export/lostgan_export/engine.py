@@ -41,23 +41,23 @@ def build_engine(
     TensorRT cannot take the file, DeviceError where it needs a GPU and there is none, OutputError where nothing can be
     written, and MissingExtraError without the target's package.
     """
-    trt, device, model = bindings(target), current_device(target), version.onnx
+    trt, device = bindings(target), current_device(target)
     if target == "tensorrt" and device is None:
         raise DeviceError(
-            f"{model}: TensorRT measures on the GPU that it builds for, and there is none here; --target tensorrt-rtx "
-            "builds without"
+            f"{version.onnx}: TensorRT measures on the GPU that it builds for, and there is none here; --target "
+            "tensorrt-rtx builds without"
         )
+    capabilities = RTX_CAPABILITIES if device is None or target == "tensorrt-rtx" else (device.compute_capability,)
     log = error_log(trt)
     builder = trt.Builder(log)
     config, profile = _configuration(trt, builder, manifest)
-    capabilities = RTX_CAPABILITIES if device is None or target == "tensorrt-rtx" else (device.compute_capability,)
     if target == "tensorrt-rtx":
         _build_for(trt, config, capabilities)
     elif timing_cache is not None:
         attach_timing_cache(config, timing_cache)
-    network = _network(trt, builder, log, model)
+    network = _network(trt, builder, log, version.onnx)
     with progress.count(f"build a {target} engine", 1.0) as advance:
-        plan = _build(trt, builder, config, network, model, log, advance)
+        plan = _build(trt, builder, config, network, version.onnx, log, advance)
         advance(1.0, "")
     if target == "tensorrt" and timing_cache is not None:
         write_file(timing_cache, bytes(config.get_timing_cache().serialize()))
@@ -68,7 +68,7 @@ def build_engine(
         compute_capabilities=capabilities,
         precision=manifest.precision,
         profile=profile,
-        onnx_sha256=sha256(model),
+        onnx_sha256=sha256(version.onnx),
         plan_sha256=hashlib.sha256(plan).hexdigest(),
     )
     write_file(version.engine_note, (engine.model_dump_json(indent=1) + "\n").encode())

@@ -1,7 +1,8 @@
 """The generator as a graph for inference: contract tensors in and out, and far less work than the training module.
 
-`fuse(generator)` returns a new module; every step below is exact up to rounding (DESIGN, section 5). Shapes: B batch,
-O object slots, C channels, R resolution, D length of an object vector. Every size but B is fixed once traced.
+`fuse(generator)` returns a new module; every step below is exact up to rounding (see "The fused generator" in
+docs/design.md). Shapes: B batch, O object slots, C channels, R resolution, D length of an object vector. Every size but
+B is fixed once traced.
 """
 
 from __future__ import annotations

@@ -62,18 +62,7 @@ def publish(
     if checkpoint.weights == "untrained":
         progress.note("note: these weights are untrained: the model has its full speed and generates noise")
     with folder.new_version(replace=replace) as version:
-        with progress.stage("fuse"):
-            fused = fuse(checkpoint.generator, precision, mask_stages)
-        with progress.stage("export to ONNX"):
-            export_onnx(fused, manifest, version.onnx)
-        with progress.stage("compare with PyTorch"):
-            measured = _measure(version, fused, manifest, checkpoint)
-        for line in parity.describe(measured):
-            progress.note(f"  {line}")
-        parity.check(measured, precision)
-        manifest = manifest.model_copy(update={"parity": measured})
-        set_manifest(version.onnx, manifest)
-        version.write_manifest(manifest)
+        manifest = _export(checkpoint, manifest, version, progress)
         _try_configuration(folder.name, manifest)
     _configure(folder, manifest)
     if target is not None:
@@ -101,6 +90,23 @@ def _check_mask_stages(checkpoint: Checkpoint, mask_stages: int | None) -> None:
         checkpoint.generator.config.refined_stages(mask_stages)
     except ValueError as error:
         raise LostganError(f"--mask-stages: {error}") from error
+
+
+def _export(checkpoint: Checkpoint, manifest: Manifest, version: ModelVersion, progress: Progress) -> Manifest:
+    """Write the fused generator and its manifest, to which the measured parity is added. Raises ParityError."""
+    with progress.stage("fuse"):
+        fused = fuse(checkpoint.generator, manifest.precision, manifest.mask_stages)
+    with progress.stage("export to ONNX"):
+        export_onnx(fused, manifest, version.onnx)
+    with progress.stage("compare with PyTorch"):
+        measured = _measure(version, fused, manifest, checkpoint)
+    for line in parity.describe(measured):
+        progress.note(f"  {line}")
+    parity.check(measured, manifest.precision)
+    manifest = manifest.model_copy(update={"parity": measured})
+    set_manifest(version.onnx, manifest)
+    version.write_manifest(manifest)
+    return manifest
 
 
 def _measure(version: ModelVersion, fused: FusedGenerator, manifest: Manifest, checkpoint: Checkpoint) -> Parity:

@@ -14,22 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from lostgan_serve.choices import RUNNER_VARIABLE
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, PAD_BOX, Array, concatenated
+from lostgan_serve.model_folder import ONNX_FILE
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, open_runner
-
-RUNNER_VARIABLE = "LOSTGAN_SERVE_RUNNER"
-"""Environment variable that names the runner, as `lostgan-serve generate --runner` does."""
-
-
-class _LogProgress(Progress):
-    """Tells the server's log."""
-
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
-
-    def note(self, line: str) -> None:
-        self._logger.log_info(line)
 
 
 class TritonPythonModel:
@@ -41,7 +30,7 @@ class TritonPythonModel:
 
         _close_shared_memory_to_others()
         self._pb = pb_utils
-        model = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        model = Path(args["model_repository"]) / args["model_version"] / ONNX_FILE
         self._runner = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, model, _ServerLog(pb_utils.Logger))
         self._labels = len(self._runner.manifest.vocabulary)
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +21,9 @@ from conftest import run_cli
 from lostgan_export.bench import formulations
 from lostgan_export.bench.arithmetic import multiply_adds
 from lostgan_export.bench.served import ClosedLoop
+from lostgan_export.bench.turns import Build, turns
 from lostgan_export.commands.bench import bench
-from lostgan_serve.errors import (
-    LostganError,
-    ServerError,
-)
+from lostgan_serve.errors import LostganError, MissingExtraError, OutputError, ServerError
 
 
 @pytest.mark.parametrize("url", ["http://localhost:8000", "https://localhost"])
@@ -36,10 +39,14 @@ def test_bench_wants_the_grpc_address(url: str) -> None:
         (["--rate", "6"], "--rate go with --url"),
         (["--concurrency", "4"], "--rate go with --url"),
         (["--url", "localhost:1", "--rate", "6", "--concurrency", "4"], "exclude each other"),
-        (["--url", "localhost:1", "--plot", "bench.png"], "do not go with --url"),
-        (["--url", "localhost:1", "--checkpoint", "a.safetensors"], "do not go with --url"),
+        (["--url", "localhost:1", "--plot", "bench.png"], "--plot does not go with --url"),
+        (["--url", "localhost:1", "--checkpoint", "a.safetensors"], "--checkpoint does not go with --url"),
         (["--url", "localhost:1", "--files", "4"], "exclude each other"),
-        (["--files", "4", "--plot", "bench.png"], "do not go with --url or --files"),
+        (["--files", "4", "--plot", "bench.png"], "--plot does not go with --url or --files"),
+        (["--files", "4", "--batch", "1,4"], "--batch does not go with --url or --files"),
+        (["--url", "localhost:1", "--runner", "onnxrt"], "--runner does not go with --url or --files"),
+        (["--model", "coast"], "--model goes with --url or --files"),
+        (["--url", "localhost:1", "--rate", "nan"], "is not in the range"),
         (["--batch", "1,x"], "is no batch size; give a list such as 1,4"),
         (["--batch", "0"], "is no batch size; give a list such as 1,4"),
     ],
@@ -48,6 +55,68 @@ def test_bench_refuses_options_that_would_do_nothing(options: list[str], words: 
     result = CliRunner().invoke(bench, options)
     assert result.exit_code == 2
     assert words in result.output
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_bench_refuses_files_that_cannot_be_written_before_it_measures(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "figures"):
+        with pytest.raises(OutputError, match=str(path.relative_to(tmp_path.parent).parent)):
+            CliRunner().invoke(bench, ["--checkpoint", "missing", option, str(path)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("runner", ["openvino", "all"])
+def test_bench_without_a_runtime(runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"lostgan-serve\[openvino\]"):
+        CliRunner().invoke(bench, ["--res", "64", "--runner", runner], catch_exceptions=False)
+
+
+# Candidates, which are made in processes of their own
+
+
+def endless() -> Callable[[Any], object]:
+    return lambda _: time.sleep(3600)
+
+
+def not_to_be_made() -> Callable[[Any], object]:
+    raise MissingExtraError("no such package")
+
+
+def at_work(kind: str) -> Callable[[Any], object]:
+    jobs: dict[str, Callable[[Any], object]] = {
+        "well": print,
+        "out of range": [].__getitem__,
+        "killed": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    }
+    return jobs[kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("candidate", "error", "words"),
+    [
+        ((not_to_be_made, ()), MissingExtraError, "odd: no such package"),
+        ((at_work, ("out of range",)), LostganError, "odd: IndexError: list index out of range"),
+        ((at_work, ("killed",)), LostganError, "odd: ended before its time"),
+    ],
+)
+def test_a_candidate_that_fails_says_why(
+    candidate: tuple[Build, Sequence[Any]], error: type[LostganError], words: str
+) -> None:
+    with pytest.raises(error, match=words), turns({"even": (at_work, ("well",)), "odd": candidate}) as candidates:
+        candidates.take(0)
+
+
+@pytest.mark.slow
+def test_a_candidate_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lostgan_export.bench.turns._JOB_S", 0.0)
+    monkeypatch.setattr("lostgan_export.bench.turns._END_S", 0.0)
+    with (
+        pytest.raises(LostganError, match="endless: took longer than"),
+        turns({"endless": (endless, ())}) as candidates,
+    ):
+        candidates.take(0)
 
 
 def test_a_closed_loop_is_as_fast_as_its_server() -> None:

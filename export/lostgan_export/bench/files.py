@@ -91,14 +91,18 @@ def _pace(count: int, work: Callable[[], object]) -> float:
 
 
 def _command_pace(model: Path, pictures: str, layouts: Sequence[Layout], folder: Path) -> float:
-    """Images per second of `lostgan-serve generate`, from its start to its end. Raises LostganError."""
+    """Images per second of `lostgan-serve generate`, from its start to its end. Raises LostganError where it fails or
+    takes a minute a layout."""
     file = folder / "layouts.json"
     file.write_text(json.dumps([layout.to_json() for layout in layouts]), "utf-8")
     command = [Path(sys.executable).with_name("lostgan-serve"), "generate", file, "--model", model]
     command += ["--only", pictures, "--out", folder / "out"]
 
     def run() -> None:
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        try:
+            done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60 * (1 + len(layouts)))
+        except subprocess.TimeoutExpired as error:
+            raise LostganError(f"lostgan-serve generate did not end within {error.timeout / 60:.0f} minutes") from error
         if done.returncode:
             raise LostganError(f"lostgan-serve generate failed: {done.stderr.strip()}")
 

@@ -17,6 +17,7 @@ from lostgan_export.bench.report import table
 from lostgan_export.bench.turns import Build, turns
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
 from lostgan_serve.encoding import encode
+from lostgan_serve.errors import require
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners.cores import usable_cores
@@ -68,58 +69,93 @@ def bench_formulations(
 ) -> list[Timing]:
     """Time the reference and `candidates`, each in a process of its own.
 
-    source: a `lostgan_train.networks.checkpoint.Checkpoint`. Raises LostganError where a candidate cannot run here.
+    source: a `lostgan_train.networks.checkpoint.Checkpoint`. Raises MissingExtraError before anything is measured, and
+    LostganError where a candidate cannot run here.
     """
-    from lostgan_export.bench.arithmetic import matmul_peak, multiply_adds
     from lostgan_serve.runners.openvino import computes_bf16
-    from lostgan_train.networks.checkpoint import save_checkpoint
 
+    if not {OPENVINO, OPENVINO_BF16}.isdisjoint(candidates):
+        require("openvino", "openvino")
+    if OPENVINO_BF16 in candidates and not computes_bf16():
+        progress.note("this CPU has no bf16: left out")
+        candidates = [name for name in candidates if name != OPENVINO_BF16]
     with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
-        bf16 = OPENVINO_BF16 in candidates
-        if bf16 and not computes_bf16():
-            progress.note("this CPU has no bf16: left out")
-            bf16, candidates = False, [name for name in candidates if name != OPENVINO_BF16]
         with progress.stage("export both formulations"):
-            reference, ours, ours_bf16 = _export(source, manifest, Path(folder), bf16=bf16)
-        weights = Path(folder, "weights.safetensors")
-        save_checkpoint(weights, source)
-        peaks = {precision: matmul_peak(precision) for precision in (("fp32", "bf16") if bf16 else ("fp32",))}
-        work = {REFERENCE_ONNX: multiply_adds(reference)} | dict.fromkeys(candidates, multiply_adds(ours))
-        builds: dict[str, tuple[Build, Sequence[Any]]] = {
-            REFERENCE_TORCH: (_torch, (weights, False)),
-            REFERENCE_ONNX: (_session, (reference, ("image", "masks"))),
-            COMPILED: (_torch, (weights, True)),
-            OURS: (_runner, ("onnxrt", ours)),
-            OPENVINO: (_runner, ("openvino", ours)),
-            OPENVINO_BF16: (_runner, ("openvino", ours_bf16)),
-        }
+            files = _export(source, manifest, Path(folder), bf16=OPENVINO_BF16 in candidates)
+        builds, pace = _builds(files), _Pace.measure(files, candidates)
         timings = []
         with turns({name: builds[name] for name in (REFERENCE_TORCH, REFERENCE_ONNX, *candidates)}) as processes:
             for batch in batches:
-                job = layouts_for(manifest, batch)
-                seconds = processes.measure(job, f"batch {batch}", rounds, progress)
-                medians = {name: statistics.median(values) / batch for name, values in seconds.items()}
-                timings += [
-                    Timing(
-                        candidate=name,
-                        batch=batch,
-                        seconds_per_image=median,
-                        over_torch=medians[REFERENCE_TORCH] / median,
-                        over_onnx=medians[REFERENCE_ONNX] / median,
-                        peak_mib=processes.peak_mib[name],
-                        share_of_peak=_share(name, work, median, peaks),
-                        rounds=tuple(value / batch for value in seconds[name]),
-                    )
-                    for name, median in medians.items()
-                ]
+                seconds = processes.measure(layouts_for(manifest, batch), f"batch {batch}", rounds, progress)
+                timings += _timings(seconds, batch, processes.peak_mib, pace)
     return timings
 
 
-def _share(name: str, work: dict[str, int], seconds: float, peaks: dict[str, float]) -> float | None:
-    """Divide a candidate's pace by the peak; None for the unfused module, which does more than either file counts."""
-    if name not in work or name == COMPILED:
-        return None
-    return work[name] / seconds / peaks["bf16" if name == OPENVINO_BF16 else "fp32"]
+@dataclass(frozen=True)
+class _Files:
+    """Both formulations on disk. ours_bf16: need not be there."""
+
+    weights: Path
+    reference: Path
+    ours: Path
+    ours_bf16: Path
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """Arithmetic, in multiply-adds. work: of an image, by candidate. peaks: a second's, by precision."""
+
+    work: dict[str, int]
+    peaks: dict[str, float]
+
+    @classmethod
+    def measure(cls, files: _Files, candidates: Sequence[str]) -> _Pace:
+        """Count the work of both formulations, and measure the machine's peak in the types that they compute in."""
+        from lostgan_export.bench.arithmetic import matmul_peak, multiply_adds
+
+        # none for the unfused training module, which does more than either file counts
+        counted = [name for name in candidates if name != COMPILED]
+        work = {REFERENCE_ONNX: multiply_adds(files.reference)} | dict.fromkeys(counted, multiply_adds(files.ours))
+        precisions = ("fp32", "bf16") if OPENVINO_BF16 in candidates else ("fp32",)
+        return cls(work, {precision: matmul_peak(precision) for precision in precisions})
+
+    def share_of_peak(self, name: str, seconds: float) -> float | None:
+        """Divide a candidate's pace by the peak; None where its work was not counted."""
+        if name not in self.work:
+            return None
+        return self.work[name] / seconds / self.peaks["bf16" if name == OPENVINO_BF16 else "fp32"]
+
+
+def _builds(files: _Files) -> dict[str, tuple[Build, Sequence[Any]]]:
+    """The function that makes each candidate, with its arguments."""
+    return {
+        REFERENCE_TORCH: (_torch, (files.weights, False)),
+        REFERENCE_ONNX: (_session, (files.reference, ("image", "masks"))),
+        COMPILED: (_torch, (files.weights, True)),
+        OURS: (_runner, ("onnxrt", files.ours)),
+        OPENVINO: (_runner, ("openvino", files.ours)),
+        OPENVINO_BF16: (_runner, ("openvino", files.ours_bf16)),
+    }
+
+
+def _timings(
+    seconds: dict[str, tuple[float, ...]], batch: int, peak_mib: dict[str, float], pace: _Pace
+) -> list[Timing]:
+    """Reduce the seconds that every candidate took for a batch, round by round, to its figures."""
+    medians = {name: statistics.median(values) / batch for name, values in seconds.items()}
+    return [
+        Timing(
+            candidate=name,
+            batch=batch,
+            seconds_per_image=median,
+            over_torch=medians[REFERENCE_TORCH] / median,
+            over_onnx=medians[REFERENCE_ONNX] / median,
+            peak_mib=peak_mib[name],
+            share_of_peak=pace.share_of_peak(name, median),
+            rounds=tuple(value / batch for value in seconds[name]),
+        )
+        for name, median in medians.items()
+    ]
 
 
 def timings_table(timings: Sequence[Timing]) -> list[str]:
@@ -165,22 +201,25 @@ def timings_plot(timings: Sequence[Timing], title: str) -> bytes:
     return buffer.getvalue()
 
 
-def _export(source: Any, manifest: Manifest, folder: Path, *, bf16: bool) -> tuple[Path, Path, Path]:
-    """Export the reference, with spectral norms folded as a runtime would; ours; and ours in bf16, where it is
-    wanted."""
+def _export(source: Any, manifest: Manifest, folder: Path, *, bf16: bool) -> _Files:
+    """Write the weights, and export the reference, with spectral norms folded as a runtime would; ours; and ours in
+    bf16, where it is wanted."""
     from lostgan_export.folding import fold_spectral_norms
     from lostgan_export.fused import fuse
     from lostgan_export.onnx_export import export_onnx
+    from lostgan_train.networks.checkpoint import save_checkpoint
     from lostgan_train.networks.reference import as_reference
 
-    reference, ours, ours_bf16 = (folder / name for name in ("reference.onnx", "ours.onnx", "ours-bf16.onnx"))
+    names = ("weights.safetensors", "reference.onnx", "ours.onnx", "ours-bf16.onnx")
+    files = _Files(*(folder / name for name in names))
+    save_checkpoint(files.weights, source)
     folded = as_reference(source.generator)
     fold_spectral_norms(folded)
-    export_onnx(folded, manifest, reference, ("image", "mask_initial", "masks"))
-    export_onnx(fuse(source.generator), manifest, ours)
+    export_onnx(folded, manifest, files.reference, ("image", "mask_initial", "masks"))
+    export_onnx(fuse(source.generator), manifest, files.ours)
     if bf16:
-        export_onnx(fuse(source.generator, "bf16"), manifest, ours_bf16)
-    return reference, ours, ours_bf16
+        export_onnx(fuse(source.generator, "bf16"), manifest, files.ours_bf16)
+    return files
 
 
 def layouts_for(manifest: Manifest, batch: int) -> Tensors:

@@ -14,18 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from lostgan_export.bench.formulations import layouts_for
 from lostgan_export.bench.report import table
+from lostgan_serve.choices import RUNNER_VARIABLE
 from lostgan_serve.contract import OUTPUT_NAMES, Tensors, rows
 from lostgan_serve.errors import LostganError, ModelError
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, Runner, open_runner
 from lostgan_serve.runners.triton import ServerAddress, TritonRunner
-from lostgan_serve.triton.embedded import RUNNER_VARIABLE
 
 _STATISTICS_LAG_S = 5.0
 
@@ -134,18 +135,16 @@ def bench_server(model: Path, url: str, load: Load, rounds: int, progress: Progr
     """
     if ServerAddress.parse(url).protocol != "grpc":
         raise LostganError(f"--url {url}: bench measures gRPC; give its address as HOST:PORT, such as localhost:8001")
-    local = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, model, progress)
-    remote = TritonRunner(url, model.name)
-    try:
+    with (
+        closing(open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, model, progress)) as local,
+        closing(TritonRunner(url, model.name)) as remote,
+    ):
         if remote.manifest.serving_parameters() != local.manifest.serving_parameters():
             raise ModelError(f"{url} serves another {model.name} than {model}; restart it, or name its repository")
         return [
             _bench_outputs(local if load.saturating else None, remote, outputs, load, rounds, progress)
             for outputs in (("image",), OUTPUT_NAMES)
         ]
-    finally:
-        remote.close()
-        local.close()
 
 
 def _bench_outputs(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -15,6 +15,10 @@ from typing import Any
 
 from lostgan_serve.errors import LostganError
 from lostgan_serve.progress import Progress
+from lostgan_serve.runners.onnxrt import first_line
+
+_JOB_S = 3600.0  # torch.compile compiles for minutes before its first
+_END_S = 10.0
 
 Build = Callable[..., Callable[[Any], object]]
 """Makes, in its process, the function of a job that is measured. It must be importable by name."""
@@ -23,14 +27,14 @@ Build = Callable[..., Callable[[Any], object]]
 @dataclass
 class Turns:
     """The candidates at work. peak_mib: the most memory that each one's process held so far (on a GPU: that torch
-    allocated there)."""
+    allocated there). ends: of the pipes to their processes."""
 
     ends: dict[str, Connection]
     peak_mib: dict[str, float] = field(default_factory=dict)
 
     def measure(self, job: Any, name: str, rounds: int, progress: Progress) -> dict[str, tuple[float, ...]]:
         """The seconds that each candidate takes for a job, round by round, after one to warm up. name: of the job, for
-        `progress`. Raises LostganError where a process ended."""
+        `progress`. Raises what `take` does."""
         taken = []
         with progress.count(f"{name}, rounds", 1 + rounds) as advance:
             for number in range(1 + rounds):
@@ -40,16 +44,22 @@ class Turns:
         return {name: tuple(row[name] for row in taken) for name in self.ends}
 
     def take(self, job: Any) -> dict[str, float]:
-        """Let each candidate do a job once; the seconds that it took. Raises LostganError where a process ended."""
+        """Let each candidate do a job once; the seconds that it took. Raises the LostganError of a candidate that
+        fails, and another where its process ended or takes longer than an hour."""
         taken = {}
         for name, end in self.ends.items():
             try:
                 end.send(job)
-                taken[name], self.peak_mib[name] = end.recv()
+                if not end.poll(_JOB_S):
+                    raise LostganError(f"{name}: took longer than {_JOB_S / 60:.0f} minutes; ask for less")
+                answer = end.recv()
             except (EOFError, OSError) as error:
                 raise LostganError(
                     f"{name}: ended before its time, perhaps for want of memory; ask for less"
                 ) from error
+            if isinstance(answer, LostganError):
+                raise type(answer)(f"{name}: {answer}") from answer
+            taken[name], self.peak_mib[name] = answer
         return taken
 
 
@@ -70,19 +80,25 @@ def turns(candidates: Mapping[str, tuple[Build, Sequence[Any]]]) -> Iterator[Tur
         for end in ends.values():
             end.close()
         for process in processes:
-            process.join()
+            process.join(_END_S)
+            process.kill()
 
 
 def _serve(end: Connection, build: Build, arguments: Sequence[Any]) -> None:
-    run = build(*arguments)
-    while True:
-        try:
-            job = end.recv()
-        except EOFError:
-            return
-        start = time.perf_counter()
-        run(job)
-        end.send((time.perf_counter() - start, _peak_mib()))
+    """Answer each job with the seconds that it took and the memory, until the other end is closed. A failure ends this,
+    and is the last answer."""
+    try:
+        with suppress(EOFError):
+            run = build(*arguments)
+            while True:
+                job = end.recv()
+                start = time.perf_counter()
+                run(job)
+                end.send((time.perf_counter() - start, _peak_mib()))
+    except LostganError as error:
+        end.send(error)
+    except Exception as error:
+        end.send(LostganError(f"{type(error).__name__}: {first_line(error)}"))
 
 
 def _peak_mib() -> float:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lostgan_export.commands.export import require_export
 from lostgan_serve.commands.options import GroupedCommand, ListOf, Number, grouped
 from lostgan_serve.contract import RESOLUTIONS
-from lostgan_serve.errors import require
+from lostgan_serve.errors import OutputError, require
+from lostgan_train.settings import VARIANTS
 
 if TYPE_CHECKING:
     from lostgan_serve.manifest import Precision
 
 _DEFAULT_CLIENTS = 8
 _DEFAULT_RESOLUTION = 256
-_VARIANTS = ("v1-64", "v2-128", "v2-256", "v2-512")
+_FORMULATIONS, _SERVED = "Formulations, without --url and --files", "An exported model, with --url or --files"
 
-_figures, _formulations = grouped("Figures"), grouped("Formulations, without --url and --files")
-_served = grouped("An exported model, with --url or --files")
+_figures, _formulations, _served = grouped("Figures"), grouped(_FORMULATIONS), grouped(_SERVED)
 
 
 def _batch_size(text: str) -> int:
@@ -103,17 +105,18 @@ def bench(res: str | None, rounds: int, json_file: Path | None, **options: Any) 
     _check(options)
     require_export()
     resolution = int(res) if res else None
-    if options["url"]:
-        figures = _bench_server(resolution, rounds, options)
-    elif options["files"]:
-        figures = _bench_files(resolution, rounds, options)
-    else:
-        figures = _bench_formulations(resolution, rounds, options)
-    _write_json(json_file, figures)
+    with _writable(json_file, options["plot"]):
+        if options["url"]:
+            figures = _bench_server(resolution, rounds, options)
+        elif options["files"]:
+            figures = _bench_files(resolution, rounds, options)
+        else:
+            figures = _bench_formulations(resolution, rounds, options)
+        _write_json(json_file, figures)
 
 
 @click.command(cls=GroupedCommand)
-@_figures("--variant", default="v2-128", show_default=True, type=click.Choice(_VARIANTS), help="Networks to train.")
+@_figures("--variant", default="v2-128", show_default=True, type=click.Choice(VARIANTS), help="Networks to train.")
 @_figures(
     "--ch", default=64, show_default=True, type=click.IntRange(1), help="Width of both networks; the paper's is 64."
 )
@@ -141,12 +144,13 @@ def bench_training(
     from lostgan_export.bench.training import training_table
     from lostgan_serve.progress import ConsoleProgress
 
-    rows = measure(variant, ch, batch, precision, rounds, ConsoleProgress())
-    click.echo(f"{variant}, ch {ch}, {precision}")
-    _print(training_table(rows))
-    _write_json(
-        json_file, {"variant": variant, "ch": ch, "precision": precision, "step": [asdict(row) for row in rows]}
-    )
+    with _writable(json_file):
+        rows = measure(variant, ch, batch, precision, rounds, ConsoleProgress())
+        click.echo(f"{variant}, ch {ch}, {precision}")
+        _print(training_table(rows))
+        _write_json(
+            json_file, {"variant": variant, "ch": ch, "precision": precision, "step": [asdict(row) for row in rows]}
+        )
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -158,11 +162,30 @@ def _check(options: dict[str, Any]) -> None:
         raise click.UsageError("--concurrency and --rate exclude each other")
     if url is not None and files is not None:
         raise click.UsageError("--url and --files exclude each other")
-    if (url or files) and (options["checkpoint"] or options["plot"]):
-        raise click.UsageError(
-            "--checkpoint and --plot do not go with --url or --files: these measure a model in "
-            "--repository, and print a table only"
-        )
+    context, served = click.get_current_context(), bool(url or files)
+    idle = [
+        option.opts[0]
+        for option in context.command.params
+        if getattr(option, "group", "") == (_FORMULATIONS if served else _SERVED)
+        and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    ]
+    if idle and served:
+        raise click.UsageError(f"{idle[0]} does not go with --url or --files, which measure a model of --repository")
+    if idle:
+        raise click.UsageError(f"{idle[0]} goes with --url or --files, which measure a model of --repository")
+
+
+@contextmanager
+def _writable(*paths: Path | None) -> Iterator[None]:
+    """See that files can be written, before what takes long is measured for them. Raises OutputError."""
+    from lostgan_serve.files import writable
+
+    with ExitStack() as stack:
+        for path in filter(None, paths):
+            stack.enter_context(writable(path.parent))
+            if path.is_dir():
+                raise OutputError(f"{path}: is a folder; name a file")
+        yield
 
 
 def _bench_server(resolution: int | None, rounds: int, options: dict[str, Any]) -> dict[str, Any]:
