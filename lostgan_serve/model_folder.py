@@ -7,7 +7,7 @@ triton_repo/                 the repository: a folder for each model
       model.onnx             the graph and its weights, with the manifest in its metadata
       manifest.json          the manifest, with the hash of model.onnx
       model.plan             a TensorRT engine, and engine.json about it, where export built one
-      model.py               what Triton's Python backend loads
+      model.py               the module that Triton's Python backend loads
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _VERSION_NAME = re.compile(r"0|[1-9][0-9]{0,17}")
 _TRITON_NUMBER = re.compile(r"\s*([+-]?[0-9]+)")  # std::stoll: what follows the digits counts for nothing
 
 _MODEL_PY = '''\
-"""What Triton's Python backend loads; all of it is in lostgan_serve.triton.embedded."""
+"""The model for Triton's Python backend; all of it is in lostgan_serve.triton.embedded."""
 from lostgan_serve.triton.embedded import TritonPythonModel  # noqa: F401
 '''
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from lostgan_serve.choices import GRPC_PORT
 from lostgan_serve.commands.options import Number, grouped
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _TLS_OPTIONS = {"tls_ca": "--tls-ca", "tls_cert": "--tls-cert", "tls_key": "--tl
 
 
 @dataclass(frozen=True)
-class Connection:
+class ServerOptions:
     """A server, and how to reach it; see `TritonRunner`."""
 
     url: str
@@ -40,8 +41,8 @@ class Connection:
         return TritonRunner(self.url, model, certificates=certificates, patience_s=self.patience_s, progress=progress)
 
 
-def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of a `Connection`, which it takes as the parameter `connection`."""
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a server, which it takes as the parameter `server`: ServerOptions."""
 
     @functools.wraps(command)
     def connected(
@@ -54,8 +55,8 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **options: Any,
     ) -> Any:
         _refuse_certificates_without_tls(url)
-        connection = Connection(url, tls_ca, tls_cert, tls_key, patience)
-        return command(*arguments, connection=connection, **options)
+        server = ServerOptions(url, tls_ca, tls_cert, tls_key, patience)
+        return command(*arguments, server=server, **options)
 
     for option in reversed(_OPTIONS):
         connected = option(connected)
@@ -63,7 +64,8 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _refuse_certificates_without_tls(url: str) -> None:
-    """Those of the environment are for whichever server needs them; those of the command line are for this one."""
+    """Raise ServerError for certificates on the command line that an address without TLS makes no use of. Those of the
+    environment are for whichever server needs them."""
     from lostgan_serve.errors import ServerError
     from lostgan_serve.runners.triton import ServerAddress
 
@@ -78,21 +80,21 @@ def _refuse_certificates_without_tls(url: str) -> None:
         raise ServerError(f"{given[0]}: {address} is not encrypted; give --url {address.with_tls(True)}")
 
 
-def _tls_option(name: str, what: str) -> Callable[[Any], Any]:
+def _tls_option(name: str, description: str) -> Callable[[Any], Any]:
     return _server(
         _TLS_OPTIONS[name],
         name,
         type=click.Path(path_type=Path),
         envvar=f"LOSTGAN_SERVE_{name.upper()}",
         show_envvar=True,
-        help=what,
+        help=description,
     )
 
 
 _OPTIONS = (
     _server(
         "--url",
-        default="localhost:8001",
+        default=f"localhost:{GRPC_PORT}",
         show_default=True,
         help="The server's address: HOST:PORT of its gRPC, or grpc://, grpcs:// (TLS), http:// or https://HOST:PORT.",
     ),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lostgan_serve.choices import DEFAULT_PICTURES, MAX_SEED, PICTURES
-from lostgan_serve.commands.connection import Connection, connection_options
+from lostgan_serve.choices import DEFAULT_PICTURES, MAX_SEED, PICTURES, RUNNER_VARIABLE
+from lostgan_serve.commands.connection import ServerOptions, server_options
 from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped
 from lostgan_serve.errors import LayoutError
 
@@ -76,9 +76,9 @@ def _sample_options(command: Any) -> Any:
 
 @click.command(cls=GroupedCommand)
 @_sample_options
-@connection_options
+@server_options
 @grouped("Server")("--model", help="Model to ask; needed where the server has several.  [default: the only one]")
-def client(layouts: tuple[str, ...], connection: Connection, model: str | None, **options: Any) -> None:
+def client(layouts: tuple[str, ...], server: ServerOptions, model: str | None, **options: Any) -> None:
     """Send layouts to a Triton server and write the pictures that it generates.
 
     LAYOUTS are files: one layout, a JSON list of them, or JSON lines; - reads standard input. Pictures that are there
@@ -91,7 +91,7 @@ def client(layouts: tuple[str, ...], connection: Connection, model: str | None, 
     from lostgan_serve.progress import ConsoleProgress
 
     progress = ConsoleProgress()
-    _write_samples(layouts, lambda: connection.open(model, progress), progress, **options)
+    _write_samples(layouts, lambda: server.open(model, progress), progress, **options)
 
 
 @click.command(cls=GroupedCommand)
@@ -107,7 +107,7 @@ def client(layouts: tuple[str, ...], connection: Connection, model: str | None, 
     "--runner",
     default="auto",
     show_default=True,
-    envvar="LOSTGAN_SERVE_RUNNER",
+    envvar=RUNNER_VARIABLE,
     show_envvar=True,
     help="Library that runs the model: onnxrt, openvino, or tensorrt for an engine that export built.",
 )

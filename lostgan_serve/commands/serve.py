@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lostgan_serve.triton.addresses import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT
+from lostgan_serve.choices import GRPC_PORT, HTTP_PORT, METRICS_PORT
+from lostgan_serve.commands.options import GroupedCommand, grouped
+from lostgan_serve.triton.addresses import LOOPBACK
 
 if TYPE_CHECKING:
     from lostgan_serve.triton.server import Endpoints
 
-_PORT = click.IntRange(0, 65535)
+_models, _addresses = grouped("Models"), grouped("Addresses")
 
 
-@click.command()
-@click.option(
+def _port(option: str, default: int, purpose: str) -> Callable[[Any], Any]:
+    return _addresses(
+        option,
+        default=default,
+        show_default=True,
+        type=click.IntRange(0, 65535),
+        help=f"Port to answer {purpose} at, or 0 to have a free one chosen.",
+    )
+
+
+@click.command(cls=GroupedCommand)
+@_models(
     "--repository",
     default="triton_repo",
     show_default=True,
     type=click.Path(path_type=Path),
-    help="Folder with a folder for each model, as `lostgan-serve export` makes it.",
+    help="Model repository to serve: a folder with one for each model, as `lostgan-serve export` makes it.",
 )
-@click.option("--http-port", default=HTTP_PORT, show_default=True, type=_PORT, help="0 for any free port.")
-@click.option("--grpc-port", default=GRPC_PORT, show_default=True, type=_PORT, help="0 for any free port.")
-@click.option(
-    "--metrics-port", default=METRICS_PORT, show_default=True, type=_PORT, help="For Prometheus; 0 for any free port."
-)
-@click.option(
+@_addresses(
     "--host",
     default=LOOPBACK,
     show_default=True,
     help="Address or name of this machine to listen at; 0.0.0.0 for all of its addresses.",
 )
+@_port("--http-port", HTTP_PORT, "HTTP")
+@_port("--grpc-port", GRPC_PORT, "gRPC")
+@_port("--metrics-port", METRICS_PORT, "Prometheus's requests for metrics")
 @click.option("--verbose", is_flag=True, help="Show every line of the server's log.")
 def serve(repository: Path, http_port: int, grpc_port: int, metrics_port: int, host: str, verbose: bool) -> None:
     """Serve every exported model with Triton, on this machine only unless --host says otherwise.

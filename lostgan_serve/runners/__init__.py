@@ -19,7 +19,7 @@ RUNNERS = {
     "openvino": "lostgan_serve.runners.openvino:OpenVinoRunner",
     "tensorrt": "lostgan_serve.runners.tensorrt:TensorRTRunner",
 }
-"""What runs a model in this process: name -> class, imported on use."""
+"""The classes that run a model in this process: name -> class, imported on use."""
 
 AUTO = "auto"
 """The name under which `open_runner` chooses one of them."""

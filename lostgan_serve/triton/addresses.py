@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from lostgan_serve.errors import ServerError
 
-HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 LOOPBACK = "127.0.0.1"
 
 _REACH_S = 5.0
@@ -18,7 +17,10 @@ _REACH_S = 5.0
 
 @dataclass(frozen=True)
 class Addresses:
-    """What a server listens at. ip: IPv4 or IPv6, without brackets; 0.0.0.0 or :: for all addresses of the machine."""
+    """An address of this machine and the ports there.
+
+    ip: IPv4 or IPv6, without brackets; 0.0.0.0 or :: for all addresses of the machine.
+    """
 
     ip: str
     http_port: int

@@ -19,6 +19,7 @@ from lostgan_serve.errors import require
 from lostgan_serve.files import write_file, writing
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.model_folder import ModelFolder
+from lostgan_serve.runners.triton.transport import triton_type
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -130,8 +131,7 @@ def _configuration(name: str, manifest: Manifest) -> ModelConfig:
 def _data_type(spec: TensorSpec) -> int:
     """The dtype of a tensor as a value of Triton's DataType enumeration."""
     pb = require("tritonclient.grpc.model_config_pb2", "server")
-    triton_name = require("tritonclient.utils", "server").np_to_triton_dtype(spec.dtype)
-    return int(pb.DataType.Value(f"TYPE_{triton_name}"))
+    return int(pb.DataType.Value(f"TYPE_{triton_type(spec.dtype)}"))
 
 
 def _warmup_layout(manifest: Manifest) -> dict[str, Array]:

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lostgan_serve.choices import GRPC_PORT, HTTP_PORT, METRICS_PORT
 from lostgan_serve.errors import ModelError, ServerError
 from lostgan_serve.model_folder import check_model_name, exported_models
 from lostgan_serve.progress import SILENT, Progress
-from lostgan_serve.triton.addresses import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT, find_addresses
+from lostgan_serve.triton.addresses import LOOPBACK, find_addresses
 from lostgan_serve.triton.installation import find_tritonserver
 from lostgan_serve.triton.process import FaultError, Launch, StopRequest, TritonProcess
 from lostgan_serve.triton.server_folder import server_folder, writing_shared_memory

@@ -1,4 +1,4 @@
-"""What a tritonserver prints: passed on where it matters to a person, and searched for the reason of an end."""
+"""The log of a tritonserver: passed on where it matters to a person, and searched for the reason of an end."""
 
 from __future__ import annotations
 

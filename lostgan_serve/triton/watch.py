@@ -1,7 +1,7 @@
 """Noticing that a server no longer works although its process is there: tritonserver itself does not.
 
-The Python backend runs each instance of a model in a child of tritonserver. Of one that died, tritonserver goes on to
-say that it is healthy.
+The Python backend runs each instance of a model in a child of tritonserver, which goes on to call itself healthy when
+such a child died.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FaultWatch:
         self._models: dict[int, str] = {}
 
     def fault(self) -> str | None:
-        """What has been wrong for some seconds, or None. Call it more often than once a second."""
+        """Describe a fault that has lasted for seconds; None without one. Call it more often than once a second."""
         now, faulty = time.monotonic(), {}
         for process in _family(self._pid):
             is_server = process.pid == self._pid
@@ -66,7 +66,7 @@ class StallWatch:
         self._since = time.monotonic()
 
     def fault(self) -> str | None:
-        """That the server has neither printed nor computed anything for a minute, or None."""
+        """Describe a start that has neither printed nor computed anything for a minute; None for any other."""
         lines, cpu_s = self._lines(), sum(process.cpu_s for process in _family(self._pid))
         if lines != self._mark[0] or abs(cpu_s - self._mark[1]) >= _BUSY_CPU_S:
             self._mark, self._since = (lines, cpu_s), time.monotonic()

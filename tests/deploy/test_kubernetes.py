@@ -11,7 +11,7 @@ import yaml
 
 from deployment import BASE, DEPLOY, Manifests, adapter_rules, base_manifests, instructions, kustomization
 from lostgan_serve import __version__
-from lostgan_serve.triton.addresses import GRPC_PORT, HTTP_PORT, METRICS_PORT
+from lostgan_serve.choices import GRPC_PORT, HTTP_PORT, METRICS_PORT
 from lostgan_serve.triton.server import ADMIN_KEY_VARIABLE
 
 

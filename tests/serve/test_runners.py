@@ -20,6 +20,7 @@ from conftest import EXAMPLES, fails_in_one_line
 from lostgan_export import publish
 from lostgan_export.onnx_export import set_manifest
 from lostgan_serve import commands
+from lostgan_serve.choices import RUNNER_VARIABLE
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors, empty_batch, output_specs, rows
 from lostgan_serve.encoding import encode
 from lostgan_serve.errors import ModelError
@@ -30,7 +31,6 @@ from lostgan_serve.runners.cores import Cores, Infer, usable_cores
 from lostgan_serve.runners.onnxrt import TELEMETRY_OFF, OnnxRunner
 from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.runners.triton import TritonRunner
-from lostgan_serve.triton.embedded import RUNNER_VARIABLE
 from lostgan_serve.triton.server import running_server
 from lostgan_train.networks.checkpoint import load_checkpoint
 

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import Literal
 
+from lostgan_serve.choices import GRPC_PORT, HTTP_PORT
 from lostgan_serve.errors import ServerError
 
 Protocol = Literal["grpc", "http"]
@@ -20,14 +21,16 @@ class _Scheme:
     port: int
 
 
+_PROXY_PORT = 443  # Triton itself speaks no TLS over HTTP
+
 _SCHEMES = {
-    "grpc": _Scheme("grpc", False, 8001),
-    "grpcs": _Scheme("grpc", True, 8001),
-    "http": _Scheme("http", False, 8000),
-    "https": _Scheme("http", True, 443),
+    "grpc": _Scheme("grpc", False, GRPC_PORT),
+    "grpcs": _Scheme("grpc", True, GRPC_PORT),
+    "http": _Scheme("http", False, HTTP_PORT),
+    "https": _Scheme("http", True, _PROXY_PORT),
 }
 _HOST = re.compile(r"[^\s\x00-\x1f\x7f/?#@\\:%\[\]]+")
-_EXAMPLE = "give HOST:PORT, such as localhost:8001 or http://localhost:8000"
+_EXAMPLE = f"give HOST:PORT, such as localhost:{GRPC_PORT} or http://localhost:{HTTP_PORT}"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import cast
 
 from lostgan_serve.runners.triton.address import ServerAddress
 from lostgan_serve.runners.triton.proxies import Proxy
-from lostgan_serve.runners.triton.tls import NOT_TLS, Certificates, trouble
+from lostgan_serve.runners.triton.tls import NOT_TLS, Certificates, failed_handshake
 
 _TRY_S = 3.0  # of an attempt that is made only for the sake of an error's message
 
@@ -35,16 +35,16 @@ def connect(
     return connection
 
 
-def tls_trouble(address: ServerAddress, certificates: Certificates, proxy: Proxy | None) -> str | None:
+def tls_reason(address: ServerAddress, certificates: Certificates, proxy: Proxy | None) -> str | None:
     """Why a server cannot be asked with TLS, or without it, in words; None where that is not the cause."""
     if address.tls:
-        return _trouble_with_tls(address, certificates, proxy)
+        return _handshake_reason(address, certificates, proxy)
     if proxy is None and _speaks_tls(address):
         return f"it speaks TLS; give {address.with_tls(True)}"
     return None
 
 
-def _trouble_with_tls(address: ServerAddress, certificates: Certificates, proxy: Proxy | None) -> str | None:
+def _handshake_reason(address: ServerAddress, certificates: Certificates, proxy: Proxy | None) -> str | None:
     alpn = "h2" if address.protocol == "grpc" else "http/1.1"
     try:
         with closing(connect(address, certificates.context(alpn), proxy, _TRY_S)) as connection:
@@ -53,7 +53,7 @@ def _trouble_with_tls(address: ServerAddress, certificates: Certificates, proxy:
                 return f"it speaks TLS but not gRPC; try https://{address.netloc}"
             stream.recv(1)  # a server that misses a certificate says so after the handshake
     except ssl.SSLError as error:
-        reason = trouble(error, address.host, certificates.cert is not None)
+        reason = failed_handshake(error, address.host, certificates.cert is not None)
     except ConnectionResetError:
         reason = NOT_TLS
     except (OSError, http.client.HTTPException):

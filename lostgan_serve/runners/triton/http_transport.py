@@ -183,7 +183,7 @@ def _tensors(answer: bytes, json_size: int | None, batch: int, outputs: Sequence
 
 
 def _understood(read: Callable[[], T]) -> T:
-    """What `read` makes of an answer. Raises CallError for an answer that is not Triton's."""
+    """Read an answer by a function of its own. Raises CallError where the answer is not Triton's."""
     try:
         return read()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from lostgan_serve.choices import GRPC_PORT
 from lostgan_serve.contract import Array, Tensors, output_specs
 from lostgan_serve.errors import LostganError, ModelError, RequestError, ServerError, ServerUnavailableError
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.runners.triton.address import Protocol, ServerAddress
-from lostgan_serve.runners.triton.connecting import tls_trouble
+from lostgan_serve.runners.triton.connecting import tls_reason
 from lostgan_serve.runners.triton.grpc_transport import GrpcTransport
 from lostgan_serve.runners.triton.http_transport import HttpTransport
 from lostgan_serve.runners.triton.proxies import proxy_for
@@ -55,7 +56,7 @@ class TritonRunner:
 
     def __init__(
         self,
-        url: str = "localhost:8001",
+        url: str = f"localhost:{GRPC_PORT}",
         model: str | None = None,
         protocol: Protocol = "grpc",
         timeout_s: float = 300.0,
@@ -182,7 +183,7 @@ class TritonRunner:
         return sorted(self._transport.batches(self._question_s))
 
     def _explained(self, fault: CallError) -> LostganError:
-        """What a fault means, and what to do."""
+        """The error that says why a call has no answer, and how to mend that."""
         if fault.kind is Kind.BUSY:
             return ServerUnavailableError(
                 f"{self.address}: the server's queue is full; try again later, or with fewer clients"
@@ -194,8 +195,8 @@ class TritonRunner:
         if fault.kind is Kind.REFUSED and self._answered_before:
             return RequestError(f"{self.address}: {self._model} refuses these layouts: {fault.text}")
         if not self._answered_before and fault.kind is not Kind.FAULTY:
-            if trouble := tls_trouble(self.address, self._certificates, self._proxy):
-                return ServerError(f"{self.address}: {trouble}")
+            if reason := tls_reason(self.address, self._certificates, self._proxy):
+                return ServerError(f"{self.address}: {reason}")
             if fault.kind is not Kind.AWAY:
                 return ServerError(
                     f"{self.address}: what answers there is not Triton's {self.address.protocol}, "

@@ -66,7 +66,7 @@ class Certificates:
             raise InputError(f"{cert} with {key}: they cannot be used ({_reason(error)})") from error
 
 
-def trouble(error: ssl.SSLError, host: str, has_certificate: bool) -> str:
+def failed_handshake(error: ssl.SSLError, host: str, has_certificate: bool) -> str:
     """Why TLS fails, and what to do. has_certificate: whether the client has a certificate of its own."""
     reason = error.reason or ""
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -1,4 +1,4 @@
-"""What both protocols share: the calls that a runner makes, their faults, and the check of an answer's tensors."""
+"""Calls over either protocol: those that a runner makes, their faults, and the check of an answer's tensors."""
 
 from __future__ import annotations
 
