@@ -14,3 +14,6 @@ PICTURES = ("image", "object_map", "overlay", "masks", "sheet")
 """The kinds of pictures that a SampleSet can hold: four of each layout, and one sheet of the first eight layouts."""
 
 DEFAULT_PICTURES = ("image", "object_map", "overlay", "sheet")
+
+VARIANTS = ("v1-64", "v1-128", "v2-128", "v2-256", "v2-512")
+"""The generators of the paper, and one of 512 px after their manner."""

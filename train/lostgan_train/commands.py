@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from lostgan_serve.choices import VARIANTS
 from lostgan_serve.commands.options import GroupedCommand, grouped
 from lostgan_serve.errors import require
 from lostgan_serve.progress import ConsoleProgress
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
 from lostgan_train.options import given, settings_options
 from lostgan_train.run_file import settings_for
-from lostgan_train.settings import VARIANTS, SemiSettings, TrainSettings
+from lostgan_train.settings import SemiSettings, TrainSettings
 
 _TRAINING = ("torch", "torchvision", "matplotlib", "pycocotools", "tensorboard", "lightning_fabric")
 """Packages that the extra `train` brings."""

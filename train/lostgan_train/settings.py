@@ -12,9 +12,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from lostgan_serve.choices import VARIANTS
 from lostgan_serve.errors import TrainingError
 
-VARIANTS = ("v1-64", "v1-128", "v2-128", "v2-256", "v2-512")
 COMPONENTS = ("layout-to-mask", "mask-refinement", "image-head", "object-head")
 
 DATA, MODEL, PACE, LOSSES, OUTPUT, STAGES = (

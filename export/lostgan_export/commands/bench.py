@@ -13,10 +13,10 @@ import click
 from click.core import ParameterSource
 
 from lostgan_export.commands.export import require_export
+from lostgan_serve.choices import VARIANTS
 from lostgan_serve.commands.options import GroupedCommand, ListOf, Number, grouped
 from lostgan_serve.contract import RESOLUTIONS
 from lostgan_serve.errors import OutputError, require
-from lostgan_train.settings import VARIANTS
 
 if TYPE_CHECKING:
     from lostgan_serve.manifest import Precision
