@@ -281,8 +281,8 @@ BROKEN_IMAGES: list[tuple[Any, str, str]] = [
     (image_of(2, "missing.png"), "image file missing", r"images\[1\].file_name: .*'missing.png' is not in images/"),
     (image_of(2, ""), "image file missing", "file_name"),
     (image_of(1), "image id standing twice", r"images\[1\].id"),
-    (image_of(2, size=(0, 100)), "width impossible", r"images\[1\].width: .*not 0"),
-    ({"id": 2, "file_name": "0001.png", "width": 100}, "height missing", r"images\[1\].height"),
+    (image_of(2, size=(-1, 100)), "width impossible", r"images\[1\].width: .*not -1"),
+    (image_of(2, "../annotations.json", (0, 100)), "width and height missing", r"images\[1\].width.*cannot be read"),
     ({"id": 2, "width": 100, "height": 100}, "file_name missing", "file_name"),
     (None, "id missing", r"images\[1\].id"),
 ]
@@ -308,6 +308,7 @@ def test_a_broken_image_is_counted_or_refused(tmp_path: Path, broken: Any, kind:
         ('{"images": [', "annotations.json: not JSON .*line 1"),
         (b"\xff\xfe\x00broken", "annotations.json: not JSON"),
         ("[" * 100_000, "annotations.json: not JSON"),
+        (b"\x1f\x8b\x08\x00", "annotations.json: compressed by gzip; .*gunzip"),
         ("[]", "annotations.json: categories: must be a list"),
         ('{"categories": []}', "categories: is empty"),
         ('{"categories": [{"id": "x", "name": "cat"}]}', r"categories\[0\].id: id of a wrong type"),

@@ -77,6 +77,11 @@ def test_the_summary_reads_well(tmp_path: Path) -> None:
     ]
 
 
+def test_the_summary_gives_no_reason_that_holds_for_nothing(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "pets", [image_of(1), image_of(2)], boxes_of(1, [4]), PETS)
+    assert "objects 1 kept, 0 left out" in open_data(folder).summary.lines()
+
+
 def test_the_summary_stays_short(tmp_path: Path) -> None:
     categories = [{"id": key, "name": f"class number {key} of very many"} for key in range(200)]
     annotations: list[Any] = [box_of(key, 1 + key % 20, key, [0, 0, 50, 50]) for key in range(150)]
@@ -200,6 +205,18 @@ def test_every_mode_of_image_becomes_rgb(tmp_path: Path) -> None:
     for item, (name, (_, color)) in zip((dataset[i] for i in range(len(files))), files.items(), strict=True):
         shown = ((item["image"][:, 4, 4] + 1) * 127.5).round().tolist()
         assert shown == pytest.approx(color, abs=2), name
+
+
+@pytest.mark.parametrize(("kind", "value"), [(np.int32, 200), (np.int32, 40_000), (np.float32, 0.5)])
+def test_gray_without_levels_of_black_and_white_is_refused(kind: type, value: float, tmp_path: Path) -> None:
+    """It would become black, or white. 16 bits have levels, in a TIFF as in a PNG."""
+    deep, usual = tmp_path / "deep.tif", tmp_path / "16.tif"
+    Image.fromarray(np.full((8, 8), value, kind)).save(deep)
+    Image.fromarray(np.full((8, 8), 25700, np.uint16)).save(usual)
+    with pytest.raises(DataError, match=r"deep\.tif: cannot be decoded \(32 bits of gray"):
+        LayoutDataset(source_of(deep, strict=True), 8)[0]
+    shown = LayoutDataset(source_of(usual, strict=True), 8)[0]["image"]
+    assert ((shown + 1) * 127.5).mean() == pytest.approx(100, abs=2)
 
 
 @pytest.mark.parametrize(

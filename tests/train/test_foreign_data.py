@@ -123,7 +123,97 @@ def test_text_that_only_looks_like_a_number_stays_text(tmp_path: Path) -> None:
     ]
 
 
+def test_a_score_of_null_is_none(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "set", [image_of(1)], [box_of(1, 1, 4, LEFT, score=None)], PETS)
+    assert open_data(folder, strict=True).examples[0].weights == (1,)
+
+
+@pytest.mark.parametrize(
+    "polygons",
+    [[[10, 20, 40, 20, 40, 60]], [10, 20, 40, 20, 40, 60], [[10, 20, 40, 30, 15, 25], ["30", 40, 35, 60, 12, 50]]],
+)
+@pytest.mark.parametrize("box", [{}, {"bbox": []}, {"bbox": None}])
+def test_polygons_alone_are_an_objects_box(polygons: list[Any], box: Json, tmp_path: Path) -> None:
+    annotation = {"id": 1, "image_id": 1, "category_id": 4, "segmentation": polygons} | box
+    folder = write_coco(tmp_path / "set", [image_of(1)], [annotation], PETS)
+    assert open_data(folder, strict=True).examples[0].boxes == ((0.1, 0.2, 0.3, 0.4),)
+
+
+@pytest.mark.parametrize(
+    "polygons", [[[1, 2]], [[1, 2, "x", 4, 5, 6]], [[1, 2, 3, 4, 5, 6, 7]], {"counts": "x"}, "x", [None]]
+)
+def test_polygons_that_bound_nothing_are_no_box(polygons: Any, tmp_path: Path) -> None:
+    annotation = {"id": 1, "image_id": 1, "category_id": 4, "segmentation": polygons}
+    folder = write_coco(tmp_path / "set", [image_of(1)], [annotation, box_of(2, 1, 4, LEFT)], PETS)
+    assert open_data(folder).summary.problems == {"bbox missing": 1}
+
+
+@pytest.mark.parametrize("sides", [{}, {"width": 0, "height": 0}, {"width": None, "height": 50}])
+def test_an_image_without_a_size_has_that_of_its_file(sides: Json, tmp_path: Path) -> None:
+    paint(tmp_path / "set/images/0001.png", (200, 100))
+    folder = coco(tmp_path / "set", [{"id": 1, "file_name": "0001.png"} | sides], [box_of(1, 1, 4, [50, 50, 50, 50])])
+    (example,) = open_data(folder, strict=True).examples
+    assert (example.boxes, example.size_px) == (((0.25, 0.5, 0.25, 0.5),), (200, 100))
+
+
+def test_boxes_as_shares_of_the_image_are_refused(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "set", [image_of(1)], [box_of(1, 1, 4, [0, 0.5, 0.5, 0.5])], PETS)
+    with pytest.raises(DataError, match=r"annotations.json: annotations: all boxes lie within \[0, 1\]; .*pixels"):
+        open_data(folder)
+
+
 # Names of image files
+
+
+def read(folder: Path, names: list[str]) -> Source:
+    """A set of images with those names, and an object in each, of which that of image k begins at k px."""
+    images = [image_of(key, name) for key, name in enumerate(names)]
+    return open_data(coco(folder, images, [box_of(key, key, 4, [key, 0, 40, 40]) for key in range(len(names))]))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [("a.png", "/data/batch2/a.png"), ("my cat.png", "http://x/set2/my%20cat.png"), ("a.png", "A.png")],
+)
+def test_a_file_that_a_name_has_is_no_other_paths(own: str, other: str, order: int, tmp_path: Path) -> None:
+    paint(tmp_path / "set/images" / own)
+    names = [own, other][::order]
+    source = read(tmp_path / "set", names)
+    (example,) = source.examples
+    assert (example.image.name, example.boxes[0][0]) == (own, names.index(own) / 100)
+    assert source.summary.problems == {"image file missing": 1}
+
+
+@pytest.mark.parametrize("other", ["../images/b.png", "./b.png", "x/../b.png", "images/b.png", "images\\b.png"])
+def test_two_paths_of_one_file_are_one_image(other: str, tmp_path: Path) -> None:
+    paint(tmp_path / "set/images/b.png")
+    (example,) = read(tmp_path / "set", [other, "b.png"]).examples
+    assert example.image == tmp_path / "set/images/b.png"
+    assert len(example.labels) == 2
+
+
+@pytest.mark.parametrize("stated", ["x.png", "/data/upload/x.png", "Caf\u00e9/X.PNG"])
+@pytest.mark.parametrize("folder", ["images/Train", "data", "images/deep/er"])
+def test_names_may_leave_out_a_subfolder(folder: str, stated: str, tmp_path: Path) -> None:
+    below = "Cafe\u0301/x.png" if "/X" in stated else "x.png"
+    paint(tmp_path / "set" / folder / below)
+    assert images_of(read(tmp_path / "set", [stated])) == [tmp_path / "set" / folder / below]
+
+
+def test_a_name_in_two_subfolders_is_a_problem(tmp_path: Path) -> None:
+    for file in ("Train/x.png", "Test/x.png"):
+        paint(tmp_path / "set/images" / file)
+    with pytest.raises(DataError, match=r"'x.png' is not in images/\); name the folder with --images"):
+        read(tmp_path / "set", ["x.png"])
+
+
+def test_absolute_names_are_sought_in_the_folder_that_is_named(tmp_path: Path) -> None:
+    for place in ("there", "here"):
+        paint(tmp_path / place / "a.png")
+    folder = coco(tmp_path / "set", [image_of(1, str(tmp_path / "there/a.png"))], boxes_of(1, [4]))
+    assert images_of(open_data(folder)) == [tmp_path / "there/a.png"]
+    assert images_of(open_data(folder, images=tmp_path / "here")) == [tmp_path / "here/a.png"]
 
 
 @pytest.mark.parametrize(
@@ -189,9 +279,15 @@ PLACEHOLDER = {"id": 0, "name": "animals", "supercategory": "none"}
         ([{**PLACEHOLDER, "name": "cat"}, *PETS], ("cat", "dog")),
         ([PLACEHOLDER, *PETS], ("animals", "cat", "dog")),  # a class of its own, as far as can be told
         ([*PETS, {"id": 50, "name": "bird", "supercategory": "animal"}], ("cat", "dog", "bird")),
+        ([{**PLACEHOLDER, "name": "_background_"}, *PETS], ("cat", "dog")),
+        (
+            [{**PLACEHOLDER, "name": "none"}, *({**pet, "supercategory": "none"} for pet in PETS)],
+            ("none", "cat", "dog"),
+        ),
+        ([{**PLACEHOLDER, "name": "None"}, *({**pet, "supercategory": None} for pet in PETS)], ("None", "cat", "dog")),
         ([{"id": 4, "name": "animal", "supercategory": "animal"}, PETS[0]], ("animal", "dog")),  # it has annotations
     ],
-    ids=["parent", "same name", "no parent", "unused", "used parent"],
+    ids=["parent", "same name", "no parent", "unused", "background", "none", "null", "used parent"],
 )
 def test_a_category_that_only_names_the_set_is_left_out(
     categories: list[Json], kept: tuple[str, ...], tmp_path: Path

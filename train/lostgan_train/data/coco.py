@@ -15,6 +15,7 @@ from lostgan_train.data.fields import (
     Id,
     Problem,
     as_id,
+    as_number,
     box_in,
     flag,
     id_in,
@@ -26,6 +27,7 @@ from lostgan_train.data.fields import (
 )
 from lostgan_train.data.images import Images
 from lostgan_train.data.json_file import Json, list_in, load_json, without
+from lostgan_train.data.pixels import size_in_file
 from lostgan_train.data.records import Candidate, Source, own_name, select
 from lostgan_train.data.splits import check_split
 from lostgan_train.data.summary import Summary
@@ -35,7 +37,10 @@ ANNOTATIONS_FILE = "annotations.json"
 OTHER = "other"
 """COCO-Stuff's category 183, for all that belongs to none of the classes."""
 
-slim = without("segmentation", "license", "coco_url", "flickr_url", "date_captured")
+_PLACEHOLDERS = ("background", "_background_", "__background__")
+"""Names of a category that stands for what belongs to none."""
+
+_without_extras = without("license", "coco_url", "flickr_url", "date_captured")
 
 _OVERHANG = 0.01
 """Share of the image's side by which a box may stick out and is clipped; further out it is a problem."""
@@ -61,11 +66,33 @@ def open_coco(folder: Path, split: str, strict: bool, named: Path | None = None)
         names = _without_placeholders(document, path, names, summary)
     labels = {key: key if of_scenes else label for label, key in enumerate(sorted(names), 1)}
     images.gather(document, path, labels, _SCENES_SHARE if of_scenes else _OWN_SHARE)
+    if 0 < images.farthest <= 1:
+        raise DataError(f"{path}: annotations: all boxes lie within [0, 1]; state them in pixels of the image")
     candidates = images.distinct()
     if of_scenes:
         return select(candidates, scenes, 3, scenes.slots, summary)
     vocabulary = _own_vocabulary(folder, path, names, candidates)
     return select(candidates, vocabulary, 1, vocabulary.slots, summary)
+
+
+def slim(item: Json) -> Json:
+    """Drop the members that nothing reads. An object without a box gets that of its polygons, which are dropped too."""
+    segmentation = item.pop("segmentation", None)
+    if segmentation and item.get("bbox") in (None, []) and (box := _extent(segmentation)):
+        item["bbox"] = box
+    return _without_extras(item)
+
+
+def _extent(segmentation: Any) -> list[float] | None:
+    """The box around polygons, [[x, y, x, y, ...], ...] or one of them alone; None for anything else."""
+    polygons = segmentation if isinstance(segmentation, list) else []
+    if all(isinstance(polygon, list) for polygon in polygons):
+        polygons = [value for polygon in polygons for value in polygon]
+    values = [number for value in polygons if (number := as_number(value)) is not None]
+    if len(values) < 6 or len(values) % 2 or len(values) != len(polygons):
+        return None
+    xs, ys = values[::2], values[1::2]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
 def read_categories(document: Any, path: Path) -> dict[int, str]:
@@ -87,16 +114,20 @@ def read_categories(document: Any, path: Path) -> dict[int, str]:
 def _without_placeholders(document: Any, path: Path, names: dict[int, str], summary: Summary) -> dict[int, str]:
     """The categories without those that only name the set, such as Roboflow's category 0.
 
-    A placeholder has no annotations, and its name is that of another category, or of another's supercategory.
+    A placeholder has no annotations, and its name is that of another category, of another's supercategory, or of the
+    background.
     """
     items: list[Json] = list_in(document, "categories", path)
-    parents = {str(item.get("supercategory")) for item in items if item.get("supercategory") != item["name"]}
+    above = ((item.get("supercategory"), item["name"]) for item in items)
+    parents = {parent for parent, name in above if isinstance(parent, str) and parent not in (name, "none")}
     annotations = list_in(document, "annotations", path)
     used = {as_id(item.get("category_id")) for item in annotations if isinstance(item, dict)}
-    named = parents | {name for key, name in names.items() if key in used}
-    placeholders = [key for key, name in names.items() if key not in used and name in named]
+    groups = parents | {name for key, name in names.items() if key in used}
+    placeholders = [
+        key for key, name in names.items() if key not in used and (name in groups or name.lower() in _PLACEHOLDERS)
+    ]
     for key in placeholders:
-        summary.notes.append(f"category {key}, {names[key]!r}, has no annotations and only groups others: left out")
+        summary.notes.append(f"category {key}, {names[key]!r}, has no annotations and names no class: left out")
     return {key: name for key, name in names.items() if key not in placeholders}
 
 
@@ -123,7 +154,11 @@ class CocoImages:
         self.by_id: dict[Id, Candidate | None] = {}  # None for one left out, whose annotations are no problem
         self._by_file: dict[Path, Candidate] = {}
         self._joined: set[Path] = set()
-        for index, item in enumerate(list_in(document, "images", path)):
+        self.farthest = 0.0
+        """The largest number of all boxes, in pixels; 0 without any."""
+        items = list_in(document, "images", path)
+        images.register(item.get("file_name") for item in items if isinstance(item, dict))
+        for index, item in enumerate(items):
             try:
                 self._add_image(item, images)
             except Problem as problem:
@@ -141,8 +176,12 @@ class CocoImages:
             raise Problem("id", "image id standing twice", f"{key!r}")
         self.by_id[key] = None
         name = member(item, "file_name", str, '"0001.png"')
-        width, height = (number(item, side, "640", above=0) for side in ("width", "height"))
+        stated = _stated_size(item)
         file = images.find(name, "file_name")
+        size = stated or size_in_file(file)
+        if size is None:
+            raise Problem("width", "width and height missing", f"and {name!r} cannot be read; state them")
+        width, height = size
         before = self._by_file.get(file)
         if before is None:
             self.by_id[key] = self._by_file[file] = Candidate(file, width, height)
@@ -189,6 +228,7 @@ class CocoImages:
         if label is None:
             return f"of class {OTHER}"
         box = box_in(item, "bbox")
+        self.farthest = max(self.farthest, *box)
         if box[2] * box[3] / (candidate.width * candidate.height) < least_share:
             return f"under {least_share:.1%} of the image"
         unit = unit_box(box, candidate.width, candidate.height, _OVERHANG)  # last: boxes without area are small first
@@ -198,11 +238,22 @@ class CocoImages:
         if (again or candidate.image in self._joined) and candidate.has(label, unit):
             raise Problem("id", "object standing twice", f"{own!r}")
         seen.add(own)
-        candidate.add(label, unit, _score(item) if "score" in item else 1.0)
+        candidate.add(label, unit, _score(item))
         return None
 
 
+def _stated_size(item: Any) -> tuple[float, float] | None:
+    """The width and height of an image, None where one of them is missing, null or 0. Raises Problem for others."""
+    if any(item.get(side) is None or as_number(item[side]) == 0 for side in ("width", "height")):
+        return None
+    width, height = (number(item, side, "640", above=0) for side in ("width", "height"))
+    return width, height
+
+
 def _score(item: Any) -> float:
+    """The probability of an object, 1 where none is stated. Raises Problem."""
+    if item.get("score") is None:
+        return 1.0
     score = number(item, "score", "0.87")
     if not 0 <= score <= 1:
         raise Problem("score", "score impossible", f"a probability from 0 to 1, not {score}")

@@ -11,6 +11,8 @@ from lostgan_serve.errors import DataError
 
 Json = dict[str, Any]
 
+_GZIP = b"\x1f\x8b"
+
 
 def without(*keys: str) -> Callable[[Json], Json]:
     """Make a `slim` of `load_json` that leaves those members out."""
@@ -28,6 +30,9 @@ def load_json(path: Path, slim: Callable[[Json], Any] | None = None) -> Any:
 
     So masks of a gigabyte are never in memory together. Raises DataError naming the file and the place, and OSError.
     """
+    with path.open("rb") as file:
+        if file.read(len(_GZIP)) == _GZIP:
+            raise DataError(f"{path}: compressed by gzip; rename it to {path.name}.gz, and gunzip that")
     try:
         return json.loads(path.read_bytes(), object_hook=slim)
     except json.JSONDecodeError as error:

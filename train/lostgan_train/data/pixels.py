@@ -48,13 +48,13 @@ def _decode(path: Path, size_px: tuple[int, int] | None) -> Image.Image:
     """The image in a file, as RGB. Damaged metadata of a PNG are no reason to do without its pixels."""
     try:
         with Image.open(path) as file:
-            return _to_rgb(_upright(file, size_px))
+            return _to_rgb(_upright(file, size_px), file.format)
     except Exception:
         pixels = _without_metadata(path.read_bytes())
         if pixels is None:
             raise
     with Image.open(BytesIO(pixels)) as file:
-        return _to_rgb(_upright(file, size_px))
+        return _to_rgb(_upright(file, size_px), file.format)
 
 
 def _without_metadata(png: bytes) -> bytes | None:
@@ -89,6 +89,17 @@ def orientation(image: Image.Image) -> int:
     return stated if stated in _TURNS else 1
 
 
+def size_in_file(path: Path, stated: tuple[float, float] | None = None) -> tuple[float, float] | None:
+    """The width and height of an image as it is stored, or the stated ones where they are the same, turned as an EXIF
+    tag asks. None where the file cannot be read."""
+    try:
+        with Image.open(path) as file:
+            turned = stated == file.size[::-1] and orientation(file) > 4
+            return stated if turned else file.size
+    except Exception:  # as in `load_pixels`, decoders of broken files raise whatever comes
+        return None
+
+
 def _upright(image: Image.Image, size_px: tuple[int, int] | None) -> Image.Image:
     """Turned as its EXIF tag asks, unless the annotations' size shows that they were drawn on the image as stored."""
     image.load()  # first: what is wrong with the pixels is no matter of the tag
@@ -99,7 +110,9 @@ def _upright(image: Image.Image, size_px: tuple[int, int] | None) -> Image.Image
     return image if size_px == image.size != turned.size else turned
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, format: str | None) -> Image.Image:
+    if image.mode == "F" or (image.mode == "I" and format != "PNG"):  # a PNG of 16 bits is I in older releases of PIL
+        raise ValueError(f"32 bits of gray, mode {image.mode}, have no levels of black and white; save it with 8 or 16")
     if image.mode.startswith("I"):  # 16 bits of gray, which `convert` would clip and not scale
         return Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

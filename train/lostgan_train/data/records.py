@@ -9,6 +9,7 @@ from pathlib import Path
 from lostgan_serve.errors import DataError
 from lostgan_serve.layout import Box
 from lostgan_serve.vocabulary import BUILT_IN_NAMES, Vocabulary
+from lostgan_train.data.images import MISSING
 from lostgan_train.data.summary import Summary
 
 
@@ -49,6 +50,7 @@ class Candidate:
     weights: list[float] = field(default_factory=list)
 
     def add(self, label: int, box: Box, weight: float = 1.0) -> None:
+        """Add an object: its label's id, its box as shares of the image, and its probability."""
         self.labels.append(label)
         self.boxes.append(box)
         self.weights.append(weight)
@@ -58,6 +60,7 @@ class Candidate:
         return (label, box) in zip(self.labels, self.boxes, strict=True)
 
     def example(self) -> Example:
+        """The image with the objects that were added."""
         size = (round(self.width), round(self.height))
         return Example(self.image, tuple(self.labels), tuple(self.boxes), tuple(self.weights), size)
 
@@ -101,7 +104,8 @@ def _why_none(summary: Summary) -> str:
     dropped = summary.dropped_images + summary.dropped_objects
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common(4))
     first = next((f" (first: {places[0]})" for places in summary.places.values()), "")
-    return (f"left out: {reasons}" if reasons else "it holds no images") + first
+    fix = "; name the folder with --images" if MISSING in summary.problems else ""
+    return (f"left out: {reasons}" if reasons else "it holds no images") + first + fix
 
 
 def own_name(folder: Path) -> str:

@@ -76,8 +76,8 @@ class Summary:
         return [
             f"{self.folder}: {self.format}; vocabulary {self.vocabulary}, {self.slots} slots",
             *self.notes[:4],
-            _kept("images ", self.images, self.dropped_images, self.paper_images),
-            _kept("objects", self.objects, self.dropped_objects),
+            _kept("images ", self.images, +self.dropped_images, self.paper_images),
+            _kept("objects", self.objects, +self.dropped_objects),
             f"per image: {spread[0]} to {spread[-1]} objects, {middle}  {_bars(self.objects_per_image)}".rstrip(),
             *self._label_lines(),
             *self._problem_lines(),

@@ -14,14 +14,12 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
-
 from lostgan_serve.errors import DataError
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME, Vocabulary, is_printable
 from lostgan_train.data.fields import Id, Problem, as_id, member, number, unit_box
 from lostgan_train.data.images import Images
 from lostgan_train.data.json_file import without
-from lostgan_train.data.pixels import orientation
+from lostgan_train.data.pixels import size_in_file
 from lostgan_train.data.records import Candidate, Source, leave_out, out_of_bounds, own_name, select
 from lostgan_train.data.relationships import FEWEST_RELATIONSHIPS, MOST_RELATIONSHIPS, Relationships
 from lostgan_train.data.summary import Summary
@@ -164,26 +162,14 @@ def _take_sizes_from_files(candidates: Iterable[Candidate], summary: Summary) ->
     candidates = list(candidates)
     with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as pool:
         warnings.simplefilter("ignore")  # they name no file: a damaged EXIF tag, a very large image
-        sizes = list(pool.map(_size_in_file, candidates))
+        sizes = list(pool.map(lambda each: size_in_file(each.image, (each.width, each.height)), candidates))
     differing = 0
     for candidate, size in zip(candidates, sizes, strict=True):
-        if size != (candidate.width, candidate.height):
+        if size and size != (candidate.width, candidate.height):  # training tells of what it cannot decode
             candidate.width, candidate.height = size
             differing += 1
     if differing:
         summary.notes.append(f"images of another size than image_data.json says: {differing:,}; boxes go by the files")
-
-
-def _size_in_file(candidate: Candidate) -> tuple[float, float]:
-    """The size of an image as it is stored; the stated one where it is the same, turned as an EXIF tag asks, or where
-    the file cannot be read, which training tells of when it decodes it."""
-    stated = candidate.width, candidate.height
-    try:
-        with Image.open(candidate.image) as file:
-            turned = stated == file.size[::-1] and orientation(file) > 4
-            return stated if turned else file.size
-    except Exception:  # as in `load_pixels`, decoders of broken files raise whatever comes
-        return stated
 
 
 class _Objects:
