@@ -10,6 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+from lostgan_serve.contract import OUTPUT_NAMES, Array, empty_batch
+from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.runners.triton import TritonRunner
+
 MODEL = "lostgan_128"
 
 _SERVE = """\
@@ -87,3 +93,20 @@ def leaves_nothing(process: subprocess.Popen[str]) -> Iterator[int]:
             time.sleep(0.1)
     finally:
         process.kill()
+
+
+def layouts(batch: int = 1, slots: int = 12) -> dict[str, Array]:
+    """Tensors of layouts with one object each."""
+    tensors = empty_batch(batch, slots)
+    tensors["labels"][:, 0] = 3
+    tensors["boxes"][:, 0] = (0.1, 0.1, 0.5, 0.5)
+    tensors["z_obj"][:, 0] = 1
+    return tensors
+
+
+def assert_answers(runner: TritonRunner, local: OnnxRunner) -> None:
+    """Assert that a server's answer is the model's own."""
+    found, expected = runner.run(layouts(), OUTPUT_NAMES), local.run(layouts(), OUTPUT_NAMES)
+    assert list(found) == list(OUTPUT_NAMES)
+    for name in OUTPUT_NAMES:
+        np.testing.assert_array_equal(found[name], expected[name])

@@ -24,13 +24,13 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from conftest import EXAMPLES
 from lostgan_serve.commands.inference import client
-from lostgan_serve.contract import OUTPUT_NAMES, empty_batch
 from lostgan_serve.errors import ModelError, RequestError, ServerError, ServerUnavailableError
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import ServerAddress, TritonRunner
 from lostgan_serve.triton.server import Endpoints, running_server
 from relays import Answers, Relay, answer, listening
+from servers import assert_answers, layouts
 
 MODEL = "lostgan_128"
 PROTOCOLS = ("grpc", "http")
@@ -59,21 +59,6 @@ class Told(Progress):
     def stage(self, name: str) -> Iterator[None]:
         self.stages.append(name)
         yield
-
-
-def layouts(batch: int = 1, slots: int = 12) -> Arrays:
-    tensors = empty_batch(batch, slots)
-    tensors["labels"][:, 0] = 3
-    tensors["boxes"][:, 0] = (0.1, 0.1, 0.5, 0.5)
-    tensors["z_obj"][:, 0] = 1
-    return tensors
-
-
-def assert_answers(runner: TritonRunner, local: OnnxRunner) -> None:
-    found, expected = runner.run(layouts(), OUTPUT_NAMES), local.run(layouts(), OUTPUT_NAMES)
-    assert list(found) == list(OUTPUT_NAMES)
-    for name in OUTPUT_NAMES:
-        np.testing.assert_array_equal(found[name], expected[name])
 
 
 # Addresses

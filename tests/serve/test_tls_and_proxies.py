@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from conftest import EXAMPLES, Cli, fails_in_one_line
-from lostgan_serve.contract import OUTPUT_NAMES, empty_batch
 from lostgan_serve.errors import InputError, ServerError, ServerUnavailableError
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import Certificates, TritonRunner
 from lostgan_serve.triton.server import Endpoints, running_server
 from relays import HttpProxy, Relay, listening, server_context
+from servers import assert_answers
 
 MODEL = "lostgan_128"
 PROTOCOLS = ("grpc", "http")
@@ -42,21 +42,6 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-
-
-def layouts(batch: int = 1, slots: int = 12) -> Arrays:
-    tensors = empty_batch(batch, slots)
-    tensors["labels"][:, 0] = 3
-    tensors["boxes"][:, 0] = (0.1, 0.1, 0.5, 0.5)
-    tensors["z_obj"][:, 0] = 1
-    return tensors
-
-
-def assert_answers(runner: TritonRunner, local: OnnxRunner) -> None:
-    found, expected = runner.run(layouts(), OUTPUT_NAMES), local.run(layouts(), OUTPUT_NAMES)
-    assert list(found) == list(OUTPUT_NAMES)
-    for name in OUTPUT_NAMES:
-        np.testing.assert_array_equal(found[name], expected[name])
 
 
 # TLS
