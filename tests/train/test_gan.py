@@ -303,6 +303,6 @@ def test_a_damaged_state_gives_way_to_the_one_before(source: Source, tmp_path: P
     assert run.loop.done == 2
     (tmp_path / "state-0000002.pt").write_bytes(b"")
     with pytest.raises(
-        CheckpointError, match=r"none of its 1 states .* remove them to begin anew, or choose another --out"
+        CheckpointError, match=r"none of its 2 states .* remove them to begin anew, or choose another --out"
     ):
         training(source, tmp_path).begin()

@@ -19,7 +19,8 @@ from lostgan_train import distributed
 from lostgan_train.data import Batch, Batches
 from lostgan_train.distributed import Processes
 from lostgan_train.loop import MOST_SKIPS, Loop, NotFiniteError, Rhythm, Stateful, update
-from lostgan_train.states import states_in
+from lostgan_train.sheets import curves
+from lostgan_train.states import newest_step, states_in
 from training import Heard, losses
 
 
@@ -106,6 +107,32 @@ def test_a_log_line_cut_off_by_a_kill_comes_again(tmp_path: Path) -> None:
     assert list(tmp_path.glob(".tmp-*")) == []
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [b'{"step": 2, "squ\xff', bytes(40) + b"\n", b"[1]\n", b'{"step": "x"}\n', b'\n{"step": 9, "square": 1}\n'],
+)
+def test_a_damaged_log_loses_no_other_line(damage: bytes, tmp_path: Path) -> None:
+    """A loss of power leaves NULs, a bad disk bytes that are no UTF-8; in the middle they must not shift the rest."""
+    loop(tmp_path, steps=2).run(lambda first: batches(first, 2))
+    log = tmp_path / "losses.jsonl"
+    first, second = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(first + damage.rstrip(b"\n") + b"\n" + second + damage)
+    assert curves(log).startswith(b"\x89PNG")
+    again = loop(tmp_path)
+    assert again.resume()
+    again.run(batches)
+    assert [row["step"] for row in losses(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert log.read_bytes().startswith(first + second)
+
+
+def test_a_state_of_another_kind_of_run_is_refused(tmp_path: Path) -> None:
+    loop(tmp_path, steps=2).run(lambda first: batches(first, 2))
+    path = tmp_path / "state-0000002.pt"
+    torch.save(torch.load(path, weights_only=True) | {"about": {"made_with": "a detector"}}, path)
+    with pytest.raises(CheckpointError, match=r"state-0000002\.pt: is of other networks .*another kind of run"):
+        loop(tmp_path).resume()
+
+
 def _cut_off(state: bytes) -> bytes:
     return state[:1000]
 
@@ -176,7 +203,7 @@ def test_states_are_ordered_by_their_step(tmp_path: Path) -> None:
     tmp_path.mkdir(exist_ok=True)
     for run.done in (9_999_999, 10_000_000):
         run.save()
-    assert run.newest_step == 10_000_000
+    assert newest_step(tmp_path) == 10_000_000
     assert [path.name for path in states_in(tmp_path)] == ["state-10000000.pt"]
 
 

@@ -16,7 +16,8 @@ from conftest import ROOT
 from lostgan_serve.errors import CheckpointError, InputError, MissingExtraError
 from lostgan_train import perceptual
 from lostgan_train.data import Source
-from lostgan_train.perceptual import LITE, NONE, efficientnet_lite0, perceptual_loss
+from lostgan_train.perceptual import efficientnet_lite0, perceptual_loss
+from lostgan_train.settings import LITE, NONE
 from training import losses, training
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ import pytest
 from click.testing import CliRunner
 
 from conftest import Cli, fails_in_one_line
-from lostgan_serve.errors import LostganError
+from lostgan_serve.errors import LostganError, TrainingError
 from lostgan_train.commands import semi, train
 from lostgan_train.loop import LOG_FILE
 from lostgan_train.networks.checkpoint import load_checkpoint
 from lostgan_train.run_file import RUN_FILE
-from training import OPTIONS, losses
+from lostgan_train.settings import SemiSettings, TrainSettings, build
+from lostgan_train.training import train as train_lostgan
+from lostgan_train.training import train_semi, try_step
+from training import OPTIONS, SETTINGS, losses
 
 COMMAND = Path(sys.executable).parent / "lostgan-serve"
 
@@ -137,14 +141,53 @@ def test_what_a_run_cannot_change_is_refused(scenes: Path, tmp_path: Path) -> No
     refused("holds a run already", *OPTIONS, "--data", scenes, "--out", tmp_path)
     refused("no state to resume from", "--resume", "--out", tmp_path / "none")
     assert (tmp_path / RUN_FILE).read_bytes() == before
-    (tmp_path / RUN_FILE).write_text("{")
-    refused(r"run\.json: damaged .*another --out", "--resume", "--out", tmp_path)
+    for damage in ("{", '{"command": "train", "settings": 5, "changes": []}'):
+        (tmp_path / RUN_FILE).write_text(damage)
+        refused(r"run\.json: damaged .*another --out", "--resume", "--out", tmp_path)
+
+
+def test_a_run_is_not_begun_over_another(scenes: Path, tmp_path: Path) -> None:
+    """Also by whoever calls the functions behind the commands."""
+    settings = replace(SETTINGS, data=scenes, steps=1)
+    train_lostgan(settings, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    semi_settings = SemiSettings(**vars(settings))
+    for begin in (
+        lambda: train_lostgan(replace(settings, steps=2), tmp_path),
+        lambda: train_semi(semi_settings, tmp_path),
+        lambda: try_step(settings, tmp_path),
+    ):
+        with pytest.raises(TrainingError, match="holds a run already"):
+            begin()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_dry_run_of_a_resumed_one_reads_its_state(scenes: Path, tmp_path: Path) -> None:
+    run(*OPTIONS, "--data", scenes, "--steps", 2, "--checkpoint-every", 1, "--out", tmp_path)
+    newest = tmp_path / "state-0000002.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert "adversarial" in run("--resume", "--out", tmp_path, "--dry-run")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    (tmp_path / "state-0000001.pt").write_bytes(b"")
+    refused("none of its 2 states", "--resume", "--out", tmp_path, "--dry-run")
+
+
+def test_paths_are_kept_wherever_a_run_goes_on(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scenes.parent)
+    run(*OPTIONS, "--data", scenes.name, "--steps", 1, "--out", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    run("--resume", "--out", "run", "--steps", 2)
+    assert settings_of(tmp_path / "run")["data"] == str(scenes)
+    for name, kept in (("vgg19.pth", str(tmp_path / "vgg19.pth")), ("none", "none")):
+        assert build(TrainSettings, {"variant": "v1-64", "data": "x", "perceptual": name}).perceptual == kept
 
 
 def test_a_file_of_settings_takes_the_same_fields(scenes: Path, tmp_path: Path) -> None:
     config = tmp_path / "tiny.json"
     config.write_text(
-        json.dumps(
+        "\ufeff"
+        + json.dumps(
             {"variant": "v1-64", "ch": 2, "batch": 4, "l1-weight": "3@2,1@4", "data": str(scenes), "perceptual": "none",
              "workers": 0, "without": ["image-head"], "steps": 2}
         )

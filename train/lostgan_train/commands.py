@@ -88,7 +88,7 @@ def train(out: Path, resume: bool, config: Path | None, dry_run: bool, **options
     from lostgan_train.loop import words
 
     if dry_run:
-        click.echo(words(training.try_step(settings, out, ConsoleProgress())))
+        click.echo(words(training.try_step(settings, out, resume=resume, progress=ConsoleProgress())))
     else:
         training.train(settings, out, resume=resume, progress=ConsoleProgress())
 

@@ -7,7 +7,6 @@ decided - to stop, to save, to skip - is decided by all processes together.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import zipfile
@@ -27,8 +26,9 @@ from lostgan_serve.files import reading, write_file, writing
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_train.data import Batch, Batches
 from lostgan_train.distributed import Processes
+from lostgan_train.log import line_of, read_log
 from lostgan_train.signals import stop_on_signals
-from lostgan_train.states import STATE_FILES, set_aside, state_file, states_in, step_of
+from lostgan_train.states import STATE_FILES, set_aside, state_file, states_in
 
 MOST_SKIPS = 20
 """Steps in a row that are not finite, after which a run stops."""
@@ -101,6 +101,7 @@ class Loop:
         self.progress = processes.telling(progress)
         self.done = self.skipped = self.skipped_in_a_row = 0
         self.stopping = False
+        self._damaged: list[Path] = []
         self._before = Snapshot(learner.state)
 
     def run(self, batches: Callable[[int], Batches]) -> bool:
@@ -111,6 +112,7 @@ class Loop:
         """
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
+            self._set_damaged_aside()
             self._sweep()
             self._cut_log()
         if self.done and self.processes.first and self.on_save:
@@ -165,36 +167,28 @@ class Loop:
         if self.on_save:
             self.on_save()
 
-    @property
-    def newest_step(self) -> int:
-        """The step of the newest state, 0 without any."""
-        return max(map(step_of, states_in(self.out)), default=0)
-
     def resume(self, check: Callable[[Path, dict[str, Any]], None] = lambda _file, _about: None) -> bool:
-        """Go on from the newest state that is whole; whether there is any state. One that is damaged is set aside, so
-        that it does not count as one of those to keep.
+        """Go on from the newest state that is whole; whether there is any state. Writes nothing; `run` sets aside the
+        damaged ones.
 
         check: told of the state's file and of its words on its run, to refuse it. Raises CheckpointError where no state
-        is whole.
+        is whole, or the newest of them is of another kind of run.
         """
         with reading(self.out):
             files = states_in(self.out)
         (some, none) = self.processes.any(bool(files), not files)
         if some and none:
             raise CheckpointError(f"{self.out}: not all processes see its states; keep runs on storage that all share")
-        damaged: list[Path] = []
         for file in files:
             state = self._whole_state(file)
             if state is None:
-                damaged.append(file)
+                self._damaged.append(file)
                 continue
+            if self.about.keys() - state["about"].keys():
+                raise _foreign(file, "it tells of another kind of run")
             check(file, state["about"])
             self._take(file, state)
             self.done, self.skipped = state["step"], state["skipped"]
-            if self.processes.first:
-                with writing(self.out):
-                    for each in damaged:
-                        set_aside(each)
             return True
         if files:
             raise CheckpointError(
@@ -210,11 +204,8 @@ class Loop:
                 continue
             try:
                 part.load_state_dict(state[name])
-            except (KeyError, RuntimeError, ValueError) as error:
-                raise CheckpointError(
-                    f"{file}: is of other networks than this run's ({name} does not fit); remove it, or choose "
-                    "another --out"
-                ) from error
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise _foreign(file, f"{name} does not fit") from error
 
     def _whole_state(self, file: Path) -> dict[str, Any] | None:
         """A state, or None where it is damaged for any of the processes: all go on from the same one. Raises InputError
@@ -232,6 +223,13 @@ class Loop:
             self.progress.note(f"note: {file} cannot be read ({reason or 'by another process'}); trying the one before")
         return None if damaged else state
 
+    def _set_damaged_aside(self) -> None:
+        """Rename damaged states, so that they do not count as some of those to keep."""
+        if self.processes.first:
+            for file in self._damaged:
+                set_aside(file)
+        self._damaged = []
+
     def _sweep(self) -> None:
         """Delete what killed saves left."""
         if self.processes.first:
@@ -243,8 +241,7 @@ class Loop:
         """Drop what an interrupted run logged after its last state: it comes again."""
         log = self.out / LOG_FILE
         if self.processes.first and log.is_file():
-            lines = log.read_text().splitlines(keepends=True)
-            write_file(log, "".join(lines[: self.done]).encode())
+            write_file(log, "".join(map(line_of, read_log(log, self.done))).encode())
 
     def _sample(self) -> dict[str, float]:
         if self.on_sample is None or not self.processes.first:
@@ -264,7 +261,7 @@ class Loop:
             def record(figures: dict[str, float]) -> None:
                 line = {"step": self.done, **{k: round(v, 6) for k, v in figures.items()}, "skipped": self.skipped}
                 with writing(self.out / LOG_FILE), (self.out / LOG_FILE).open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                    file.write(line_of(line))
                 with writing(self.out / BOARD_FOLDER):
                     for name, value in figures.items():
                         board.add_scalar(name, value, self.done)
@@ -293,6 +290,12 @@ def _read_state(file: Path) -> dict[str, Any]:
     if missing := {"about", "step", "skipped"} - state.keys():
         raise KeyError(*missing)
     return state
+
+
+def _foreign(file: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file}: is of other networks than this run's ({reason}); remove it, or choose another --out"
+    )
 
 
 @contextmanager

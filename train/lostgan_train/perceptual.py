@@ -16,8 +16,7 @@ from torchvision.models import vgg19
 
 from lostgan_serve.errors import CheckpointError, InputError, MissingExtraError
 from lostgan_serve.files import reading
-
-NONE, LITE = "none", "efficientnet-lite0"
+from lostgan_train.settings import LITE, NONE
 
 PERCEPTUAL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 _RELU_OUTPUTS = (2, 7, 12, 21, 30)  # ends of relu1_1, relu2_1, ... relu5_1 in torchvision's list of VGG19's layers

@@ -66,7 +66,8 @@ def settings_for(kind: type[S], out: Path, resume: bool, config: Path | None, op
     """
     values = {**(read_config(kind, config) if config else {}), **options}
     if not resume:
-        return new_run(kind, out, values)
+        check_vacant(out)  # first, for a run that is there may have the settings that are missing
+        return build(kind, values)
     for name in ("init", "init_discriminator"):
         if name in options:
             raise TrainingError(
@@ -75,12 +76,9 @@ def settings_for(kind: type[S], out: Path, resume: bool, config: Path | None, op
     return read_run(kind, out).override(values)
 
 
-def new_run(kind: type[S], out: Path, values: Mapping[str, Any]) -> S:
-    """The settings of a new run: given values over defaults.
-
-    Raises TrainingError where the folder holds a run, or a setting is missing or impossible, and InputError where it
-    may not be searched.
-    """
+def check_vacant(out: Path) -> None:
+    """Raise TrainingError where a folder holds a run, or cannot hold one, and InputError where it may not be
+    searched."""
     if not is_printable(str(out)):
         raise TrainingError(f"--out {str(out)!r}: TensorBoard needs a name that is UTF-8; choose another")
     with reading(out):
@@ -88,7 +86,6 @@ def new_run(kind: type[S], out: Path, values: Mapping[str, Any]) -> S:
             raise TrainingError(f"{out}: holds a run already; go on with --resume, or choose another --out")
         if states_in(out):
             raise TrainingError(f"{out}: holds states of a run, but no {RUN_FILE}; {_ANEW}")
-    return build(kind, values)
 
 
 def read_run(kind: type[S], out: Path) -> RunFile[S]:
@@ -103,7 +100,7 @@ def read_run(kind: type[S], out: Path) -> RunFile[S]:
         text = path.read_bytes()
     try:
         content = json.loads(text)
-        command, settings, changes = content["command"], content["settings"], tuple(content["changes"])
+        command, settings, changes = content["command"], dict(content["settings"]), tuple(content["changes"])
     except (ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged ({type(error).__name__}); {_RESTORE}") from None
     if command != kind.command:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -16,6 +16,9 @@ from lostgan_serve.choices import VARIANTS
 from lostgan_serve.errors import TrainingError
 
 COMPONENTS = ("layout-to-mask", "mask-refinement", "image-head", "object-head")
+
+NONE, LITE = "none", "efficientnet-lite0"
+"""What a perceptual loss may be besides a file of VGG19's weights."""
 
 DATA, MODEL, PACE, LOSSES, OUTPUT, STAGES = (
     "Data",
@@ -75,12 +78,12 @@ def setting(
     most: float | None = None,
     metavar: str | None = None,
     fixed: bool = False,
-    kind: type = str,
+    kind: Callable[[Any], Any] = str,
 ) -> Any:
     """Make a field of a `Settings` class.
 
     help: one line that can be understood alone. least, above, most: bounds of a number. fixed: whether a resumed run
-    must keep it. kind: of which type the values are.
+    must keep it. kind: of which type the values are, or a function that makes them of a text.
     """
     about = {name: value for name, value in locals().items() if name != "default"}
     return field(metadata=about) if default is MISSING else field(default=default, metadata=about)
@@ -104,6 +107,7 @@ class Settings:
 
 
 def option_name(name: str) -> str:
+    """The option of a field, such as --learning-rate."""
     return "--" + name.replace("_", "-")
 
 
@@ -114,7 +118,7 @@ def bounds(about: Mapping[str, Any]) -> str:
 
 
 def build(kind: type[S], values: Mapping[str, Any]) -> S:
-    """Settings from JSON values or values of their types; None stands for the default.
+    """Settings from JSON values or values of their types; None stands for the default, and paths become absolute.
 
     Raises TrainingError for an unknown field, a wrong type, an impossible value or a missing field.
     """
@@ -167,7 +171,7 @@ def _typed(value: Any, about: Mapping[str, Any], where: str) -> Any:
             raise ValueError(f"{value!r} is no {'flag' if kind is bool else 'whole number'}")
         if kind is float and (isinstance(value, bool) or not math.isfinite(float(value))):
             raise ValueError(f"{value!r} is no finite number")
-        return kind(value)
+        return kind(value).absolute() if kind is Path else kind(value)
     except (TypeError, ValueError) as error:
         raise TrainingError(f"{where}: {error}") from None
 
@@ -175,12 +179,17 @@ def _typed(value: Any, about: Mapping[str, Any], where: str) -> Any:
 def read_config(kind: type[Settings], path: Path) -> dict[str, Any]:
     """The settings in a JSON file: an object of the same fields as the options, with - or _. Raises TrainingError."""
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path}: cannot be read as JSON ({error}); it holds settings by name") from None
     if not isinstance(values, dict):
         raise TrainingError(f'{path}: must be an object, such as {{"variant": "v2-128", "ch": 16}}')
     return typed(kind, {str(name).replace("-", "_"): value for name, value in values.items()}, f"{path}: ")
+
+
+def perceptual_network(text: str) -> str:
+    """The setting of a perceptual loss, where a file's path is absolute as those of other settings are."""
+    return text if text in (NONE, LITE) else str(Path(text).absolute())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +267,7 @@ class TrainSettings(Settings):
     )
     perceptual: str = setting(
         "Perceptual loss: a file of VGG19 weights (vgg19-dcbb9e9d.pth), efficientnet-lite0, or none.", LOSSES,
-        metavar="FILE|efficientnet-lite0|none",
+        metavar="FILE|efficientnet-lite0|none", kind=perceptual_network,
     )  # fmt: skip
     image_weight: Schedule = setting(
         "Weight of the adversarial loss on images (lambda).", LOSSES, Schedule(((0, 0.1),)),

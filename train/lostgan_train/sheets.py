@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from lostgan_serve.pipeline import Result
 from lostgan_serve.png import png
 from lostgan_serve.render import contact_sheet
 from lostgan_train.data import LayoutDataset
+from lostgan_train.log import read_log
 from lostgan_train.networks.generator import Generator, to_pixels
 from lostgan_train.networks.layers import resize
 from lostgan_train.networks.masks import object_map
@@ -62,9 +62,8 @@ def curves(log: Path) -> bytes:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    series: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for line in log.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    series: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in read_log(log):
         for name in row.keys() - {"step", "skipped"}:
             series[name].append((row["step"], row[name]))
     rows = max(1, -(-len(series) // _PANELS))

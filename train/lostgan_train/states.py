@@ -25,6 +25,11 @@ def step_of(file: Path) -> int:
     return int(file.stem.removeprefix("state-"))
 
 
+def newest_step(out: Path) -> int:
+    """The step of the newest state, 0 without any."""
+    return max(map(step_of, states_in(out)), default=0)
+
+
 def set_aside(file: Path) -> None:
     """Rename a damaged state, so that it counts no longer as one of those that are kept. Raises OSError."""
     file.rename(file.with_name(f"damaged-{file.name}"))

@@ -22,11 +22,12 @@ from lostgan_train.networks.checkpoint import (
     save_discriminator,
 )
 from lostgan_train.networks.formulation import OURS, Formulation
-from lostgan_train.run_file import RunFile, read_run
+from lostgan_train.run_file import RunFile, check_vacant, read_run
 from lostgan_train.semi_supervised import complete, parts
 from lostgan_train.settings import SemiSettings, TrainSettings
 from lostgan_train.sheets import curves, sample_sheet
 from lostgan_train.signals import stop_on_signals
+from lostgan_train.states import newest_step
 
 CLASSIFIER_FOLDER = "classifier"
 
@@ -37,23 +38,28 @@ def train(settings: TrainSettings, out: Path, *, resume: bool = False, progress:
     """Train a LostGAN up to `settings.steps`, or until SIGTERM or SIGINT; either way its state is saved.
 
     out: the folder of the run, which keeps its settings. resume: go on with the run there. Raises InputError, DataError
-    and TrainingError for a run that cannot start, CheckpointError for one that cannot go on, DivergedError where steps
-    stay not finite, and OutputError.
+    and TrainingError for a run that cannot start, such as one in a folder that holds another, CheckpointError for one
+    that cannot go on, DivergedError where steps stay not finite, and OutputError.
     """
+    if not resume:
+        check_vacant(out)
     run = TrainingRun(settings, open_source(settings, progress), out, progress)
     run.begin()
-    _write_settings(settings, run.loop, resume, run.loop.done)
+    _write_settings(settings, out, resume, run.loop.done)
     run.run()
 
 
-def try_step(settings: TrainSettings, out: Path, progress: Progress = SILENT) -> dict[str, float]:
-    """Read the data and the weights to start from, make one step and write nothing.
+def try_step(
+    settings: TrainSettings, out: Path, *, resume: bool = False, progress: Progress = SILENT
+) -> dict[str, float]:
+    """Read the data and the weights or the state to start from, make one step and write nothing.
 
-    Returns its losses by name. Raises as `train` does.
+    Returns its losses by name. Parameters and errors are those of `train`.
     """
+    if not resume:
+        check_vacant(out)
     run = TrainingRun(settings, open_source(settings, progress), out, progress)
-    if not run.loop.newest_step:
-        run.gan.start(run.progress)
+    run.begin()
     with closing(run.batches(0)) as batches:
         return run.loop.step(next(batches))
 
@@ -63,11 +69,13 @@ def train_semi(settings: SemiSettings, out: Path, *, resume: bool = False, progr
 
     Parameters and errors are those of `train`.
     """
+    if not resume:
+        check_vacant(out)
     source = open_source(settings, progress)
     # made for their checks: what they would refuse is refused before anything is written, and the detector's hours
-    loop = TrainingRun(settings, source, out, progress).loop
+    TrainingRun(settings, source, out, progress)
     parts(settings, source)
-    _write_settings(settings, loop, resume, loop.newest_step)
+    _write_settings(settings, out, resume, newest_step(out))
     completed = complete(settings, source, out, progress)
     if completed is not None:
         run = TrainingRun(settings, completed, out, progress)
@@ -91,14 +99,14 @@ def open_source(settings: TrainSettings, progress: Progress = SILENT) -> Source:
     return source
 
 
-def _write_settings(settings: TrainSettings, loop: Loop, resume: bool, done: int) -> None:
+def _write_settings(settings: TrainSettings, out: Path, resume: bool, done: int) -> None:
     """Write run.json, or the changes to it; in the first process. Raises OutputError."""
-    if not loop.processes.first:
+    if not distributed.start().first:
         return
     if resume:
-        read_run(type(settings), loop.out).record(settings, done)
+        read_run(type(settings), out).record(settings, done)
     else:
-        RunFile(loop.out, settings).write()
+        RunFile(out, settings).write()
 
 
 class TrainingRun:
