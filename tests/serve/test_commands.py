@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,7 @@ def test_an_id_outside_the_locale_is_refused_before_anything_is_generated(tiny_m
 
 def test_standard_input_closed_or_named_twice(cli: Cli, tiny_model: Path) -> None:
     fails_in_one_line(cli("generate", "-", "-", "--model", tiny_model, stdin="{}"), ["-", "read only once"])
-    command = f"{LOSTGAN_SERVE} generate - --model {tiny_model} <&-"
+    command = f"{quote(LOSTGAN_SERVE)} generate - --model {tiny_model} <&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     fails_in_one_line(done, ["standard input is closed"])
 
@@ -219,13 +220,14 @@ def test_standard_output_on_a_full_disk_is_one_line(cli: Cli) -> None:
 def test_outputs_that_the_shell_closed_are_not_missed(closed: str, tiny_model: Path, tmp_path: Path) -> None:
     lines = tmp_path / "many.jsonl"
     lines.write_text("".join(f"{json.dumps({'objects': [SKY], 'seed': seed})}\n" for seed in range(10)))
-    command = f"{LOSTGAN_SERVE} generate {lines} --model {tiny_model} --only image --out {tmp_path / 'out'} {closed}>&-"
+    command = f"{quote(LOSTGAN_SERVE)} generate {lines} --model {tiny_model} --only image --out {tmp_path / 'out'}"
+    command += f" {closed}>&-"
     assert subprocess.run(["sh", "-c", command], timeout=60).returncode == 0
     assert len(written(tmp_path / "out")) == 10
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
-    command = f"{LOSTGAN_SERVE} labels --vocabulary coco-stuff | head -1"
+    command = f"{quote(LOSTGAN_SERVE)} labels --vocabulary coco-stuff | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("person\n", "")
 

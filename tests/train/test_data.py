@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from shlex import quote
 from types import SimpleNamespace
 from typing import Any
 
@@ -369,7 +370,7 @@ def test_training_needs_no_shared_memory(scenes: Path, tmp_path: Path) -> None:
     train = ["lostgan-serve", "train", *OPTIONS, "--batch", 16, "--workers", 2, "--dry-run", "--data", scenes]
     words = shlex.join(map(str, [*train, "--out", tmp_path / "run"]))
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", f"{mount} && exec {Path(sys.executable).parent}/{words}"],
+        ["unshare", "-m", "sh", "-c", f"{mount} && exec {quote(str(Path(sys.executable).parent))}/{words}"],
         capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
