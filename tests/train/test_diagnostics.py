@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from lostgan_serve.contract import Array
+from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.data import LayoutDataset, Source
 from lostgan_train.diagnostics import Diagnostics, LookMeter, axes_share, owners_by_box, spectrum
 from lostgan_train.distributed import Processes
@@ -96,11 +99,51 @@ def test_an_untrained_generator_is_far_from_the_real_pictures(diagnostics: Diagn
     assert "of the rarest labels" in line
 
 
-def test_the_classifier_is_found_again(diagnostics: Diagnostics, source: Source, tmp_path: Path) -> None:
-    heard = Heard()
-    first = Diagnostics(LayoutDataset(source, SIDE, flip=False), tmp_path, 0, Processes(), heard)
-    learnt = heard.counts.pop("learning labels")
-    again = Diagnostics(LayoutDataset(source, SIDE, flip=False), tmp_path, 0, Processes(), heard)
+class Asked(LayoutDataset):
+    """Counts how often an item is asked for. stop_at: the number of the one at which SIGTERM comes."""
+
+    asked, stop_at = 0, 0
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        self.asked += 1
+        if self.asked == self.stop_at:
+            signal.raise_signal(signal.SIGTERM)
+        return super().__getitem__(index)
+
+
+def test_the_classifier_is_found_again(source: Source, tmp_path: Path) -> None:
+    heard, dataset = Heard(), Asked(source, SIDE, flip=False)
+    first = Diagnostics(dataset, tmp_path, 0, Processes(), heard)
+    learnt = heard.counts["learning labels"]
     assert learnt[0] == learnt[1] > 0
-    assert heard.counts["learning labels"][2] == ""  # nothing is learnt again
+    assert heard.counts.pop("cutting crops")[:2] == (len(dataset), len(dataset))
+    heard.counts.clear()
+    dataset.asked = 0
+    again = Diagnostics(dataset, tmp_path, 0, Processes(), heard)
+    assert heard.counts == {}  # nothing is learnt again
+    assert dataset.asked == len(dataset)  # for the real pictures' figures alone
     assert first.real == again.real
+
+
+@pytest.mark.parametrize("change", ["labels", "objects", "images"])
+def test_other_data_are_learnt_anew(change: str, source: Source, tmp_path: Path) -> None:
+    """A run's folder may hold the classifier of data that it was begun with."""
+    names, last = source.vocabulary.labels, len(source.vocabulary) - 1
+    moved = tuple(replace(each, labels=tuple(label % last + 1 for label in each.labels)) for each in source.examples)
+    other = {
+        "labels": replace(source, vocabulary=Vocabulary("own", (*names, "comet"), source.vocabulary.slots)),
+        "objects": replace(source, examples=moved),
+        "images": replace(source, examples=source.examples[:12]),
+    }[change]
+    fresh = Diagnostics(LayoutDataset(other, 64, flip=False), tmp_path / "fresh", 0, Processes())
+    Diagnostics(LayoutDataset(source, 64, flip=False), tmp_path / "used", 0, Processes())
+    used = Diagnostics(LayoutDataset(other, 64, flip=False), tmp_path / "used", 0, Processes())
+    for one, same in zip(fresh.classifier.parameters(), used.classifier.parameters(), strict=True):
+        assert torch.equal(one, same)
+
+
+def test_a_signal_stops_the_reading_of_pictures(source: Source, tmp_path: Path) -> None:
+    dataset = Asked(source, SIDE, flip=False)
+    dataset.stop_at = 3
+    assert not Diagnostics(dataset, tmp_path, 0, Processes()).ready
+    assert dataset.asked == 3

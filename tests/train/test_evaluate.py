@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import Cli
-from lostgan_serve.errors import LostganError
+from lostgan_serve.errors import LostganError, TrainingError
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.classifier import Confusion, boxes_of, crop, draw_crops, recognise, train_classifier
+from lostgan_train.classifier import Confusion, Lesson, boxes_of, crop, draw_crops, drawn, recognise, train_classifier
 from lostgan_train.commands import evaluate
 from lostgan_train.distributed import Processes
 from lostgan_train.evaluate import repeats, score_layouts
@@ -25,13 +27,12 @@ from training import Heard
 
 SIDE = 48
 EPOCHS = 6
-
-
 SCENES = Vocabulary.built_in("scenes")
 
 
 def learnt(crops: Tensor, labels: Tensor, folder: Path, epochs: int) -> torch.nn.Module:
-    network = train_classifier(crops, labels, SCENES, folder, Processes(), epochs=epochs)
+    lesson = Lesson("test", len(labels), lambda: (crops, labels))
+    network = train_classifier(lesson, SCENES, folder, Processes(), epochs=epochs)
     assert network is not None
     return network
 
@@ -73,6 +74,13 @@ def test_the_same_crops_teach_the_same(crops: tuple[Tensor, Tensor], tmp_path: P
     assert torch.equal(torch.random.get_rng_state(), before)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_lost_process_that_draws_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lostgan_train.classifier.draw_scene", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(TrainingError, match=r"a process that draws scenes was lost .*too little memory") as caught:
+        list(drawn(range(3), SIDE))
+    assert "\n" not in str(caught.value)
 
 
 def test_confusion_counts_by_label() -> None:

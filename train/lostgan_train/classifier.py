@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -22,13 +22,16 @@ from torchvision.ops import masks_to_boxes, roi_align
 
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.data import Batch, Batches, epoch_generator
+from lostgan_train.data import LONGEST_WAIT_S, Batch, Batches, epoch_generator, handed_over
 from lostgan_train.distributed import Processes
 from lostgan_train.loop import Loop, Rhythm, Stateful, update
 from lostgan_train.synthetic.compose import Scene, draw_scene
 
 CROP_PX = 32
 EPOCHS = 6
+
+Crops = tuple[Tensor, Tensor]
+"""Crops, [N, 3, CROP_PX, CROP_PX] uint8, and the ids of their labels, [N] int64."""
 
 _DRAWN_PX = 128
 _WIDTH = 16
@@ -40,8 +43,21 @@ _CROPS_AT_ONCE = 512
 _MOST_WORKERS = 8
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """Crops to learn from, made when they are needed.
+
+    key: a name that no other lesson has, of letters and digits. count: how many crops are expected. make: makes them;
+    None where SIGTERM or SIGINT stopped it.
+    """
+
+    key: str
+    count: int
+    make: Callable[[], Crops | None]
+
+
 def training_side(resolution: int) -> int:
-    """At which size to draw scenes whose crops teach a classifier for pictures of `resolution` px.
+    """The size of scenes, in px, whose crops teach a classifier for pictures of `resolution` px.
 
     Larger ones than this lose their detail in crops anyway: learnt from 128 px, real crops of 512 px are recognised as
     surely, and drawing takes a quarter of the time.
@@ -62,10 +78,14 @@ class _Drawn(Dataset[Scene]):
         return draw_scene(self.seeds[index], self.side_px)
 
 
-def drawn(seeds: range, side_px: int) -> Iterable[Scene]:
-    """The scenes of these seeds in their order, drawn a few ahead by processes that end with the loop."""
+def drawn(seeds: range, side_px: int) -> Iterator[Scene]:
+    """The scenes of these seeds in their order, drawn a few ahead by processes that end with the loop.
+
+    Raises TrainingError where such a process is lost or takes longer than ten minutes for a scene.
+    """
     workers = min(os.cpu_count() or 1, _MOST_WORKERS, len(seeds))
-    return DataLoader(_Drawn(seeds, side_px), batch_size=None, num_workers=workers)
+    loader = DataLoader(_Drawn(seeds, side_px), batch_size=None, num_workers=workers, timeout=LONGEST_WAIT_S)
+    return handed_over(loader, "a process that draws scenes", "Free some")
 
 
 def boxes_of(scene: Scene) -> Tensor:
@@ -86,8 +106,8 @@ def crop(images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     return cut.round().clamp(0, 255).to(torch.uint8)
 
 
-def draw_crops(seeds: range, side_px: int, progress: Progress = SILENT) -> tuple[Tensor, Tensor]:
-    """The crops of all objects of drawn scenes, [N, 3, CROP_PX, CROP_PX] uint8, and their labels' ids, [N] int64."""
+def draw_crops(seeds: range, side_px: int, progress: Progress = SILENT) -> Crops:
+    """The crops of all objects of drawn scenes."""
     crops, labels = [], []
     with progress.count("drawing crops", len(seeds)) as advance:
         for done, scene in enumerate(drawn(seeds, side_px), 1):
@@ -136,8 +156,7 @@ class Classifier:
 
 
 def train_classifier(
-    crops: Tensor,
-    labels: Tensor,
+    lesson: Lesson,
     vocabulary: Vocabulary,
     folder: Path,
     processes: Processes,
@@ -145,28 +164,39 @@ def train_classifier(
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> nn.Module | None:
-    """Learn labels from crops, [N, 3, CROP_PX, CROP_PX] uint8 and [N] ids; a function of them and `seed`.
+    """Learn labels from crops; a function of them and `seed`.
 
-    folder: keeps the state; where it is finished already, nothing is learnt again. Returns a network in evaluation
-    mode, [N, 3, CROP_PX, CROP_PX] in [-1, 1] -> scores [N, labels], or None where SIGTERM or SIGINT stopped it.
+    folder: keeps the state of each lesson in a subfolder; one that is finished is not learnt again. Returns a network
+    in evaluation mode, [N, 3, CROP_PX, CROP_PX] in [-1, 1] -> scores [N, labels], or None where SIGTERM or SIGINT
+    stopped it.
     """
-    per_epoch = -(-len(crops) // _BATCH)
-    classifier = Classifier(len(vocabulary), epochs * per_epoch, seed)
-    rhythm = Rhythm(classifier.steps, save_every=classifier.steps)
+    steps = epochs * _parts(lesson.count)
+    classifier = Classifier(len(vocabulary), steps, seed)
     loop = Loop(
-        "learning labels", classifier, folder, rhythm,
+        "learning labels", classifier, folder / lesson.key, Rhythm(steps, save_every=steps),
         processes=processes, seed=seed, images=_BATCH, about={}, hint="take another --seed", progress=progress,
     )  # fmt: skip
-
-    def batches(first: int) -> Batches:
-        for number in range(first, classifier.steps):
-            epoch, part = divmod(number, per_epoch)
-            order = torch.randperm(len(crops), generator=epoch_generator(seed, epoch))
-            chosen = order[part * _BATCH : (part + 1) * _BATCH]
-            yield {"crops": crops[chosen], "labels": labels[chosen]}
-
     loop.resume()
-    return classifier.network.eval() if loop.run(batches) else None
+    if loop.done == steps:
+        return classifier.network.eval()
+    crops = lesson.make()
+    if crops is None or not loop.run(lambda first: _batches(crops, first, steps, seed)):
+        return None
+    return classifier.network.eval()
+
+
+def _parts(count: int) -> int:
+    """The batches of an epoch of so many crops."""
+    return -(-count // _BATCH)
+
+
+def _batches(made: Crops, first: int, last: int, seed: int) -> Batches:
+    crops, labels = made
+    for number in range(first, last):
+        epoch, part = divmod(number, _parts(len(crops)))
+        order = torch.randperm(len(crops), generator=epoch_generator(seed, epoch))
+        chosen = order[part * _BATCH : (part + 1) * _BATCH]
+        yield {"crops": crops[chosen], "labels": labels[chosen]}
 
 
 def _network(labels: int) -> nn.Sequential:

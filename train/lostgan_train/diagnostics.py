@@ -5,6 +5,7 @@ The same figures of the real pictures stand beside them. Shapes: N pictures, R s
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from torch import Tensor
 from lostgan_serve.contract import Array
 from lostgan_serve.errors import VocabularyError
 from lostgan_serve.progress import SILENT, Progress
-from lostgan_train.classifier import Confusion, crop, recognise, train_classifier
+from lostgan_train.classifier import Confusion, Crops, Lesson, crop, recognise, train_classifier
 from lostgan_train.data import LayoutDataset
 from lostgan_train.distributed import Processes
 from lostgan_train.networks.generator import Generator, to_pixels
 from lostgan_train.sheets import style_codes
+from lostgan_train.signals import stop_on_signals
 
 GRASS, SKY = "grass", "sky"
 
@@ -75,8 +77,8 @@ class LookMeter:
 
 @dataclass(frozen=True)
 class Figures:
-    """look: of the pictures alone. recognised: mean recall over labels, by a classifier of crops. recognised_rarest:
-    the same over the five rarest labels."""
+    """Figures of pictures and of the layouts that they show. look: of the pictures alone. recognised: mean recall over
+    labels, by a classifier of crops. recognised_rarest: the same over the five rarest labels."""
 
     look: Look
     recognised: float
@@ -117,8 +119,8 @@ class Diagnostics:
         self.vocabulary = dataset.source.vocabulary
         # where there are enough, the classifier learns from other pictures than those that it judges
         first = _PICTURES if len(dataset) >= 2 * _PICTURES else 0
-        crops, labels = _crops(dataset, range(first, min(first + _CLASSIFIER_PICTURES, len(dataset))))
-        classifier = train_classifier(crops, labels, self.vocabulary, folder, processes.alone(), progress, seed=seed)
+        lesson = _lesson(dataset, range(first, min(first + _CLASSIFIER_PICTURES, len(dataset))), seed, progress)
+        classifier = train_classifier(lesson, self.vocabulary, folder, processes.alone(), progress, seed=seed)
         self.ready = classifier is not None
         if classifier is None:
             return
@@ -217,11 +219,27 @@ def _used(item: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return item["boxes"][used], item["labels"][used]
 
 
-def _crops(dataset: LayoutDataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _lesson(dataset: LayoutDataset, indices: Sequence[int], seed: int, progress: Progress) -> Lesson:
+    """Crops of a data set's pictures; others of labels, layouts, files, sizes or seeds are another lesson."""
+    examples = [dataset.source.examples[index] for index in indices]
+    shown = [(example.image.name, example.labels, example.boxes) for example in examples]
+    about = repr((dataset.source.vocabulary.labels, dataset.resolution, seed, shown))
+    key = hashlib.sha256(about.encode()).hexdigest()[:16]
+    return Lesson(key, sum(len(example.labels) for example in examples), lambda: _crops(dataset, indices, progress))
+
+
+def _crops(dataset: LayoutDataset, indices: Sequence[int], progress: Progress) -> Crops | None:
+    """The crops of all objects of these pictures, None where SIGTERM or SIGINT stopped it."""
     crops, labels = [], []
-    for index in indices:
-        item = dataset[index]
-        boxes, own = _used(item)
-        crops.append(crop(to_pixels(item["image"][None]), [boxes]))
-        labels.append(own)
+    stop: list[bool] = []
+    told = progress.count("cutting crops", len(indices))
+    with stop_on_signals(lambda: stop.append(True)), told as advance:
+        for done, index in enumerate(indices, 1):
+            item = dataset[index]
+            boxes, own = _used(item)
+            crops.append(crop(to_pixels(item["image"][None]), [boxes]))
+            labels.append(own)
+            advance(done, "")
+            if stop:
+                return None
     return torch.cat(crops), torch.cat(labels)

@@ -25,6 +25,7 @@ from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.render import contact_sheet
 from lostgan_train.classifier import (
     Confusion,
+    Lesson,
     boxes_of,
     crop,
     draw_crops,
@@ -44,7 +45,7 @@ from lostgan_train.synthetic.compose import Scene
 from lostgan_train.synthetic.dataset import FIRST_HELD_OUT_SEED, MOST_SEEDS
 
 _BATCH = 8
-_PIXELS_AT_ONCE = _BATCH * 256**2  # a batch of larger pictures is painted in parts, for the sake of memory
+_PIXELS_AT_ONCE = _BATCH * 256**2  # a batch of larger pictures is generated in parts, for the sake of memory
 _SHEET_COLUMNS = 8
 
 
@@ -102,7 +103,8 @@ def evaluate(
     side = training_side(checkpoint.generator.config.resolution)
     crops, labels = draw_crops(range(training_scenes), side, progress)
     with tempfile.TemporaryDirectory(prefix="lostgan-classifier-") as folder:
-        classifier = train_classifier(crops, labels, checkpoint.vocabulary, Path(folder), Processes(), progress)
+        lesson = Lesson("scenes", len(labels), lambda: (crops, labels))
+        classifier = train_classifier(lesson, checkpoint.vocabulary, Path(folder), Processes(), progress)
     return None if classifier is None else score_layouts(checkpoint, classifier, count, progress)
 
 
@@ -121,7 +123,7 @@ def score_layouts(
     on_drawn, on_made = LookMeter(), LookMeter()
     for batch in _batches_of_scenes(checkpoint, count, progress):
         layouts = [layout for layout, _ in batch]
-        styles = [_paint(checkpoint, layouts, style) for style in (0, 1)]
+        styles = [_generate(checkpoint, layouts, style) for style in (0, 1)]
         for k, (_, scene) in enumerate(batch):
             image, other = (images[k].astype(np.float32) for images, _ in styles)
             distances.append(float(np.abs(image - other).mean()))
@@ -162,17 +164,17 @@ def _region(scene: Scene, label: str) -> Array:
 
 
 def repeats(checkpoint: Checkpoint) -> bool:
-    """Whether a layout painted twice with one seed gives the same picture and object map, bit for bit."""
+    """Whether a layout generated twice with one seed gives the same picture and object map, bit for bit."""
     layouts = [layout for layout, _ in _held_out(checkpoint, 1)]
-    first, second = (_paint(checkpoint, layouts, style=0) for _ in range(2))
+    first, second = (_generate(checkpoint, layouts, style=0) for _ in range(2))
     return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
 
 
 def evaluation_sheet(checkpoint: Checkpoint) -> bytes:
-    """PNG: for the first held-out scenes, the layout, the drawn picture, what the generator paints and its objects, and
-    below what it paints in another style."""
+    """PNG: for the first held-out scenes, the layout, the drawn picture, the generated one and its objects, and below
+    it the generated one in another style."""
     layouts, scenes = zip(*_held_out(checkpoint, _SHEET_COLUMNS), strict=True)
-    (images, owners), (others, _) = (_paint(checkpoint, layouts, style) for style in (0, 1))
+    (images, owners), (others, _) = (_generate(checkpoint, layouts, style) for style in (0, 1))
     results = [
         Result(layout, tuple(item.id for item in layout.objects), image, owner)
         for layout, image, owner in zip(layouts, images, owners, strict=True)
@@ -205,7 +207,7 @@ def _layout(scene: Scene, seed: int) -> Layout:
 
 
 @torch.no_grad()
-def _paint(checkpoint: Checkpoint, layouts: Sequence[Layout], style: int) -> tuple[Array, Array]:
+def _generate(checkpoint: Checkpoint, layouts: Sequence[Layout], style: int) -> tuple[Array, Array]:
     """One style of each layout: images [B, R, R, 3] uint8 and object maps [B, R, R] uint8."""
     manifest = _manifest(checkpoint)
     tensors = encode([replace(layout, seed=2 * layout.seed + style) for layout in layouts], manifest)

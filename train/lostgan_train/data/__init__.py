@@ -9,13 +9,23 @@ from lostgan_serve.files import reading
 from lostgan_train.data.coco import ANNOTATIONS_FILE, open_coco
 from lostgan_train.data.coco_stuff import is_coco_stuff, open_coco_stuff
 from lostgan_train.data.dataset import LayoutDataset
-from lostgan_train.data.loading import Batch, Batches, Sampling, batches_of, epoch_generator, load
+from lostgan_train.data.loading import (
+    LONGEST_WAIT_S,
+    Batch,
+    Batches,
+    Sampling,
+    batches_of,
+    epoch_generator,
+    handed_over,
+    load,
+)
 from lostgan_train.data.records import Example, Source
 from lostgan_train.data.splits import SPLITS, check_split
 from lostgan_train.data.summary import Summary
 from lostgan_train.data.visual_genome import is_visual_genome, open_visual_genome
 
 __all__ = [
+    "LONGEST_WAIT_S",
     "Batch",
     "Batches",
     "Example",
@@ -26,6 +36,7 @@ __all__ = [
     "batches_of",
     "check_split",
     "epoch_generator",
+    "handed_over",
     "load",
     "open_data",
 ]

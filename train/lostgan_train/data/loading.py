@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,8 @@ _SHARED_MEMORY = Path("/dev/shm")
 _AHEAD = 2
 """Batches that each process loads ahead."""
 
-_LONGEST_WAIT_S = 600
+LONGEST_WAIT_S = 600
+"""For a batch that a process makes."""
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -104,11 +105,21 @@ def load(dataset: LayoutDataset, batches: Sequence[Sequence[int]], workers: int)
         batch_sampler=cast(Any, batches),
         collate_fn=_stack if workers and not _fits_shared_memory(dataset, batches, workers) else None,
         prefetch_factor=_AHEAD if workers else None,
-        timeout=_LONGEST_WAIT_S if workers else 0,
+        timeout=LONGEST_WAIT_S if workers else 0,
     )
+    who = f"{dataset.source.summary.folder}: a process that loads images"
+    for batch in handed_over(loader, who, "Lower --workers, or --batch"):
+        yield {name: torch.as_tensor(values) for name, values in batch.items()}
+
+
+def handed_over(loader: DataLoader[Any], who: str, fix: str) -> Iterator[Any]:
+    """The batches of a loader, whose errors are one line each, wherever they were raised.
+
+    who: one of its processes, in words. fix: a sentence, for a machine that is too small for them. Raises DataError as
+    the dataset does, and TrainingError where a process is lost or the loader's time limit is over.
+    """
     try:
-        for batch in loader:
-            yield {name: torch.as_tensor(values) for name, values in batch.items()}
+        yield from loader
     except Exception as error:
         clear_frames(error.__traceback__)  # they hold the loader, whose processes would keep this one from ending
         text = str(error).strip()
@@ -118,8 +129,7 @@ def load(dataset: LayoutDataset, batches: Sequence[Sequence[int]], workers: int)
             raise DataError(line) from None
         if text.startswith("DataLoader "):
             raise TrainingError(
-                f"{dataset.source.summary.folder}: a process that loads images was lost ({text.splitlines()[0]}); was "
-                "there too little memory? Lower --workers, or --batch"
+                f"{who} was lost ({text.splitlines()[0]}); was there too little memory? {fix}"
             ) from None
         raise
 
