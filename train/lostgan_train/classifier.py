@@ -221,7 +221,7 @@ def recognise(network: nn.Module, crops: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Confusion:
-    """counts: [L, L] int64, how many objects of label id `row` were taken for label id `column`."""
+    """A confusion matrix. counts: [L, L] int64, how many objects of label id `row` were taken for label id `column`."""
 
     counts: Tensor
     vocabulary: Vocabulary

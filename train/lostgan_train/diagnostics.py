@@ -60,7 +60,7 @@ class LookMeter:
         self._skies: list[Array] = []
 
     def add(self, images: Array, grass: Array, sky: Array) -> None:
-        """images: [N, R, R, 3] uint8; grass, sky: where they are, [N, R, R] bool."""
+        """Add pictures, [N, R, R, 3] uint8, and the regions of grass and sky in them, [N, R, R] bool each."""
         for image, lawn, heaven in zip(images, grass, sky, strict=True):
             self._power += spectrum(image, lawn)
             if heaven.any():
@@ -145,7 +145,7 @@ class Diagnostics:
         return self._figures(torch.cat(pictures))
 
     def _figures(self, images: Tensor) -> Figures:
-        """images: [N, R, R, 3] uint8."""
+        """The figures of pictures, [N, R, R, 3] uint8."""
         labels = torch.cat([labels for _, labels in self.boxes])
         guesses = recognise(self.classifier, crop(images, [boxes for boxes, _ in self.boxes]))
         recalls = Confusion.of(labels, guesses, self.vocabulary).recalls
@@ -161,7 +161,7 @@ class Diagnostics:
         return sorted(shown, key=lambda label: (counts[label], label))[:_RAREST]
 
     def _regions(self, label: str) -> Array:
-        """Where a label owns the layout: [N, R, R] bool."""
+        """The regions that a label owns in the layouts: [N, R, R] bool."""
         try:
             wanted = self.vocabulary.id_of(label)
         except VocabularyError:

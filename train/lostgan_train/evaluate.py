@@ -1,5 +1,5 @@
-"""How well a generator keeps to layouts, on held-out scenes: its object maps against the true masks, and whether the
-objects that it generates are recognised."""
+"""Scores of a generator on the layouts of held-out scenes: its object maps against the true masks, and the share of its
+objects that are recognised."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _batches_of_scenes(checkpoint: Checkpoint, count: int, progress: Progress) -
 
 
 def _region(scene: Scene, label: str) -> Array:
-    """Where a label shows: [R, R] bool."""
+    """The region that shows a label: [R, R] bool."""
     where: Array = scene.masks[[own == label for own in scene.labels]].any(0)
     return where
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 Row = dict[str, float]
-"""What is logged of a step: "step", counted from 1, "skipped", losses and figures by name."""
+"""The figures of a step: "step", counted from 1, "skipped", and losses and others by name."""
 
 
 def line_of(row: Row) -> str:

@@ -45,9 +45,11 @@ class NotFiniteError(Exception):
 class Stateful(Protocol):
     """A part of a learner: a network, an optimizer, a scaler."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The values that a step changes."""
 
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Take up values of `state_dict`. Raises RuntimeError, ValueError or KeyError for those of another part."""
 
 
 class Learner(Protocol):
@@ -63,8 +65,8 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class Rhythm:
-    """steps: all of a run. save_every: steps between saved states. keep: newest states to keep. sample_every: steps
-    between calls of `Loop.on_sample`."""
+    """The pace of a run. steps: all of them. save_every: steps between saved states. keep: newest states to keep.
+    sample_every: steps between calls of `Loop.on_sample`."""
 
     steps: int
     save_every: int
@@ -250,7 +252,7 @@ class Loop:
 
     @contextmanager
     def _records(self) -> Iterator[Callable[[dict[str, float]], None]]:
-        """Within the block: a function that tells a step's figures to the log, TensorBoard and whoever watches."""
+        """Yield a function that tells a step's figures to the log, TensorBoard and whoever watches."""
         if not self.processes.first:
             yield lambda _: None
             return

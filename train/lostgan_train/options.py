@@ -18,6 +18,7 @@ class ScheduleType(click.ParamType):  # type: ignore[type-arg] # generic from cl
     name = "weight"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the text of an option. Fails as click's types do."""
         try:
             return Schedule.parse(value)
         except ValueError as error:

@@ -18,7 +18,7 @@ from lostgan_serve.errors import TrainingError
 COMPONENTS = ("layout-to-mask", "mask-refinement", "image-head", "object-head")
 
 NONE, LITE = "none", "efficientnet-lite0"
-"""What a perceptual loss may be besides a file of VGG19's weights."""
+"""Perceptual losses besides that of a file of VGG19's weights."""
 
 DATA, MODEL, PACE, LOSSES, OUTPUT, STAGES = (
     "Data",

@@ -1,4 +1,4 @@
-"""How a run is asked to stop: SIGTERM, as clusters send it, or SIGINT, which is Ctrl-C."""
+"""Signals that ask a run to stop: SIGTERM, as clusters send it, and SIGINT, which is Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ _AGAIN_S = 1.0
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], object]) -> Iterator[None]:
-    """Within the block SIGTERM and SIGINT call `stop`, which lets the work end where its state can be saved. Another
-    one, more than a second later, ends the process at once: what stops a run often sends its signal twice, to the group
-    and through torchrun."""
+    """Let SIGTERM and SIGINT call `stop` within the block, so that the work ends where its state can be saved.
+
+    Another one, more than a second later, ends the process at once: what stops a run often sends its signal twice, to
+    the group and through torchrun.
+    """
     first: list[float] = []
 
     def handle(number: int, _: FrameType | None) -> None:
@@ -35,6 +37,6 @@ def stop_on_signals(stop: Callable[[], object]) -> Iterator[None]:
 
 
 def leave_signals_alone(_: int) -> None:
-    """In a process that loads images: what stops a run is often sent to all of its processes at once."""
+    """Ignore signals in a process that loads images: they are often sent to all processes of a run at once."""
     for number in _NUMBERS:
         signal.signal(number, signal.SIG_IGN)

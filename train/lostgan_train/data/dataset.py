@@ -35,7 +35,10 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
     def __init__(
         self, source: Source, resolution: int, slots: int | None = None, flip: bool = True, seed: int = 0
     ) -> None:
-        """slots: O, the vocabulary's by default. flip: mirror half of the items. Raises DataError for too few slots."""
+        """Take the examples of a source. slots: O, the vocabulary's by default. flip: mirror half of the items.
+
+        Raises DataError for too few slots.
+        """
         self.source, self.resolution, self.flip, self.seed = source, resolution, flip, seed
         self.background = int(source.vocabulary.background)
         self.slots = source.vocabulary.slots if slots is None else slots
@@ -59,7 +62,7 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
         self._epoch.fill_(epoch)
 
     def rarity(self) -> Tensor:
-        """How rare the rarest label of each image is: [images] float64, all images over those that have it."""
+        """The rarity of each image's rarest label: [images] float64, all images over those that have it."""
         examples = self.source.examples
         counts = Counter(label for example in examples for label in set(example.labels))
         rarest = [min((counts[label] for label in example.labels), default=len(examples)) for example in examples]

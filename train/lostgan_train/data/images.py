@@ -30,8 +30,11 @@ class Images:
     def __init__(
         self, folder: Path, named: Path | None, parts: Sequence[str] = (), roots: Sequence[str] = (_FOLDER,)
     ) -> None:
-        """folder: the data set's. named: the folder of images that the user named, searched in place of all others.
-        roots: the subfolders in which images lie; they may lie beside them, too. parts: the subfolders of each."""
+        """Take the folders to search; none is searched yet.
+
+        folder: the data set's. named: the folder of images that the user named, searched in place of all others. roots:
+        the subfolders in which images lie; they may lie beside them, too. parts: the subfolders of each.
+        """
         tops = [named] if named else [*(folder / root for root in roots), folder]
         self.folder, self.named = folder, named
         self.folders = tuple(top / part for top in tops for part in (*parts, ""))

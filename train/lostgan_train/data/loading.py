@@ -32,7 +32,7 @@ _AHEAD = 2
 """Batches that each process loads ahead."""
 
 LONGEST_WAIT_S = 600
-"""For a batch that a process makes."""
+"""Time for a batch that a process makes, after which it counts as lost."""
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
@@ -42,7 +42,7 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which images a step has, as a function of `seed` and the step's number.
+    """The choice of the images of each step, as a function of `seed` and the step's number.
 
     size: images in an update, over all processes. updates: in a step, each with images of its own. balance: 0 shows
     all images equally often; up to 1 images are drawn, with replacement, by the power `balance` of the inverse

@@ -26,7 +26,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How to turn an image for each value of EXIF's orientation but 1."""
+"""Turns of an image for each value of EXIF's orientation but 1."""
 
 
 def load_pixels(example: Example, resolution: int) -> npt.NDArray[np.uint8]:

@@ -32,7 +32,7 @@ class Relationships:
         self.by_image = items_by_image(self.path, "relationships", _slim, summary)
 
     def count(self, kept: Mapping[int, set[Id | None]], training: set[int], split: str, least: int) -> Counter[int]:
-        """How many relationships that count each image has.
+        """The number of relationships that count in each image.
 
         kept: the ids of each image's objects that are kept, for the images of the training split and of `split`.
         least: uses of a predicate in the training split.

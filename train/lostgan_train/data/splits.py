@@ -1,4 +1,4 @@
-"""Which of a data set's splits is read."""
+"""Splits of data sets, and the check that a set is of the one that is read."""
 
 from __future__ import annotations
 

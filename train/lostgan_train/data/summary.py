@@ -14,10 +14,10 @@ from lostgan_serve.errors import DataError
 from lostgan_train.data.fields import Problem
 
 _NAMED = 3
-"""How many problems of a kind the summary names."""
+"""Problems of a kind that the summary names."""
 
 _REASONS = 6
-"""How many reasons for leaving something out stand on a line."""
+"""Reasons for leaving something out that stand on a line."""
 
 
 @dataclass

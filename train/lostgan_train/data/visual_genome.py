@@ -180,7 +180,7 @@ class _Objects:
         self.by_image = items_by_image(path, "objects", _slim, summary)
 
     def count_names(self, training: Iterable[int]) -> Counter[str]:
-        """How many objects of the training images each name stands for."""
+        """The number of objects of the training images that each name stands for."""
         objects = (item for key in training for item in self.by_image.get(key, ()))
         return Counter(name for item in objects for name in set(_names(item, self.aliases)))
 

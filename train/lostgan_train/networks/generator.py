@@ -66,14 +66,17 @@ class GeneratorConfig:
 
     @property
     def channels(self) -> tuple[int, ...]:
+        """The widths of the feature maps, from the first, of `START_SIDE` px, to the last."""
         return tuple(width * self.ch for width in WIDTHS[self.variant])
 
     @property
     def resolution(self) -> int:
+        """The side of the images in px."""
         return START_SIDE << (len(self.channels) - 1)
 
     @property
     def is_v2(self) -> bool:
+        """Whether this is LostGAN-V2."""
         return self.variant.startswith("v2")
 
     @property
@@ -83,6 +86,7 @@ class GeneratorConfig:
 
     @property
     def embedding_dim(self) -> int:
+        """Length of a label's embedding."""
         return 128 if self.variant == "v1-64" else 180
 
     @property

@@ -91,7 +91,7 @@ def pseudo_label(image: Example, detected: Detected, threshold: float, least_are
 
 
 def average_precision(detected: Sequence[Detected], truth: Sequence[Example]) -> Precision:
-    """How well detections agree with annotations, image by image, by pycocotools."""
+    """The agreement of detections with annotations, image by image, by pycocotools."""
     side = detectors.SIDE_PX
     annotations: list[dict[str, Any]] = [
         {"image_id": image, "category_id": label, "bbox": [side * v for v in box], "iscrowd": 0}

@@ -20,7 +20,7 @@ NOBODY = -1
 
 @dataclass(frozen=True)
 class Light:
-    """How a scene is lit. tint: what white looks like. haze: the colour of distance. side: where light comes from, -1
+    """The light of a scene. tint: what white looks like. haze: the colour of distance. side: where light comes from, -1
     (left) to 1. strength: of the difference between light and shade, 0 to 1."""
 
     tint: Color
@@ -111,7 +111,7 @@ class Canvas:
         return at[None, :], at[:, None]
 
     def distance(self, center: Point, radius: float) -> Floats:
-        """How far each pixel [S, S] is from a point, in radii."""
+        """The distance of each pixel from a point, in radii: [S, S]."""
         x, y = self.grid
         return np.sqrt((x - center[0]) ** 2 + (y - center[1]) ** 2) / radius
 

@@ -19,8 +19,11 @@ LEAST_SHARE = 0.003
 
 @dataclass(frozen=True)
 class Scene:
-    """image: [R, R, 3] uint8 RGB. labels: one for each object, back to front. masks: [N, R, R] bool, what is visible
-    of each. kind: such as "coast"."""
+    """A drawn picture and its objects.
+
+    image: [R, R, 3] uint8 RGB. labels: one for each object, back to front. masks: [N, R, R] bool, what is visible of
+    each. kind: such as "coast".
+    """
 
     image: npt.NDArray[np.uint8]
     labels: tuple[str, ...]
@@ -50,7 +53,7 @@ class _Crowd:
     waiting: list[tuple[float, Callable[[Canvas], None]]] = field(default_factory=list)
 
     def add(self, element: Callable[..., None], x: float, y: float, size: float, **look: Any) -> None:
-        """element: a function of elements.py that paints what stands at x, y."""
+        """Paint an element. element: a function of elements.py that paints what stands at x, y."""
         self.waiting.append((y, partial(element, x=x, y=y, size=size, **look)))
 
     def paint(self, canvas: Canvas) -> None:

@@ -367,7 +367,7 @@ def person(canvas: Canvas, x: float, y: float, size: float) -> None:
 
 
 def _way(canvas: Canvas) -> int:
-    """Which way something faces: 1 is right, -1 left."""
+    """A direction that something faces: 1 is right, -1 left."""
     return 1 if canvas.rng.random() < 0.5 else -1
 
 
