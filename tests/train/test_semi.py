@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import weakref
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from lostgan_serve.errors import CheckpointError, DataError, TrainingError
 from lostgan_serve.progress import SILENT
 from lostgan_train import distributed
 from lostgan_train.data import Example, LayoutDataset, Source, open_data
+from lostgan_train.gan import GAN
 from lostgan_train.loop import LOG_FILE
 from lostgan_train.losses import adversarial_loss, discriminator_loss
 from lostgan_train.networks.discriminator import Scores
@@ -34,6 +36,7 @@ from lostgan_train.semi_supervised.pseudo_labels import Detected, average_precis
 from lostgan_train.semi_supervised.stages import DETECTIONS_FILE, DETECTOR_FOLDER, detector_loop, parts
 from lostgan_train.settings import SemiSettings
 from lostgan_train.synthetic.dataset import write_dataset
+from lostgan_train.training import train_semi
 from training import OPTIONS, SETTINGS, Heard
 
 OWN = ("--threshold", 0.002, "--detector-steps", 3, "--detector-batch", 2)
@@ -353,3 +356,23 @@ def test_a_detector_starts_from_torchvisions_weights(tmp_path: Path) -> None:
     path.write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="cannot be read as a state dict"):
         load_weights(build_detector("mobilenet", 27), path, heard)
+
+
+def test_no_gan_takes_memory_while_the_detector_learns(
+    settings: SemiSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is made first, for its checks."""
+    made: list[weakref.ref[GAN]] = []
+    begin = GAN.__init__
+
+    def noted(self: GAN, *arguments: Any) -> None:
+        begin(self, *arguments)
+        made.append(weakref.ref(self))
+
+    def look(*_: object) -> None:
+        assert [gan() for gan in made] == [None]
+
+    monkeypatch.setattr(GAN, "__init__", noted)
+    monkeypatch.setattr("lostgan_train.training.complete", look)
+    train_semi(settings, tmp_path)
+    assert made

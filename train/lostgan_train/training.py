@@ -148,11 +148,12 @@ class TrainingRun:
             hint=_HINT, progress=progress,
         )  # fmt: skip
         self.diagnostics: Diagnostics | None = None
-        self.loop.on_save, self.loop.on_sample = self._release, self._write_samples
 
     def run(self) -> None:
         """Train up to `settings.steps`, or until SIGTERM or SIGINT; either way the state is saved. Raises DivergedError
         where steps stay not finite, and OutputError."""
+        # not before: a loop that refers to its run would keep a GAN alive that was only made for its checks
+        self.loop.on_save, self.loop.on_sample = self._release, self._write_samples
         with stop_on_signals(self.loop.stop):
             ready = self._prepare_samples()
         if not ready:
