@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -17,6 +18,10 @@ from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import TritonRunner
 
 MODEL = "lostgan_128"
+
+PYTHON = f"""#!/bin/sh
+''''exec {shlex.quote(sys.executable)} "$0" "$@" # '''"""
+"""First lines of a program in Python. The shell starts it, since a `#!` line takes no path with a space."""
 
 _SERVE = """\
 import sys

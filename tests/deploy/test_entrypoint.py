@@ -27,10 +27,10 @@ from lostgan_serve.model_folder import ModelFolder
 from lostgan_serve.triton.configuration import write_configuration
 from lostgan_serve.triton.installation import find_tritonserver
 from lostgan_serve.triton.process import ADMIN_APIS, ADMIN_HEADER
-from servers import MODEL
+from servers import MODEL, PYTHON
 
 FAKE_TOOL = f"""\
-#!{sys.executable}
+{PYTHON}
 import json, os, pathlib, sys, time
 folder = pathlib.Path(__file__).parent
 name = os.path.basename(__file__)

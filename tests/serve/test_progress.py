@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from conftest import EXAMPLES
+from servers import PYTHON
 
 LOSTGAN_SERVE = str(Path(sys.executable).with_name("lostgan-serve"))
 
 # Prints more than a pipe holds before it is ready.
 TRITON_OF_MANY_WORDS = f"""\
-#!{sys.executable}
+{PYTHON}
 import http.server, sys
 for _ in range(4000):
     print("I0101 " + "x" * 100)

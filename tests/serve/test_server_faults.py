@@ -20,7 +20,7 @@ from lostgan_serve.triton import process as triton_process
 from lostgan_serve.triton import watch
 from lostgan_serve.triton.server import Endpoints, running_server
 from lostgan_serve.triton.server_folder import SHARED_MEMORY, server_folder
-from servers import MODEL, children, family, leaves_nothing, serving, shared_memory
+from servers import MODEL, PYTHON, children, family, leaves_nothing, serving, shared_memory
 
 NOBODY = 65534
 
@@ -28,7 +28,7 @@ SITE = Path(sys.executable).parents[1] / f"lib/python{sys.version_info.major}.{s
 
 # Is ready at once, ignores that it is told to stop, and has a child that dies at once and is not waited for.
 TRITON_WITH_A_DEAD_CHILD = f"""\
-#!{sys.executable}
+{PYTHON}
 import http.server, signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen(["true"])
