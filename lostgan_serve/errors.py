@@ -34,6 +34,10 @@ class DivergedError(TrainingError):
     exit_code = 1
 
 
+class EvaluationError(LostganError):
+    """A measurement that cannot be made as asked: an unknown metric, too few images, weights that are not there."""
+
+
 class DataError(LostganError):
     """Training data that is missing, of no known format, or broken."""
 

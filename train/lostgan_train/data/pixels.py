@@ -34,14 +34,22 @@ def load_pixels(example: Example, resolution: int) -> npt.NDArray[np.uint8]:
 
     Raises DataError for a file that does not decode.
     """
+    image, size = decode(example.image, example.size_px), (resolution, resolution)
+    return np.array(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
+
+
+def decode(path: Path, size_px: tuple[int, int] | None = None) -> Image.Image:
+    """The image in a file, in RGB and upright; what is transparent is white.
+
+    size_px: the width and height that annotations state, see `Example`. Raises DataError for a file that does not
+    decode.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they name no file: a damaged EXIF tag, a very large image
-            image = _decode(example.image, example.size_px)
-        size = (resolution, resolution)
-        return np.array(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
+            return _decode(path, size_px)
     except Exception as error:  # decoders of broken files raise whatever comes: OSError, SyntaxError, struct.error ...
-        raise DataError(f"{example.image}: cannot be decoded ({_reason(error)}); replace or remove it") from None
+        raise DataError(f"{path}: cannot be decoded ({_reason(error)}); replace or remove it") from None
 
 
 def _decode(path: Path, size_px: tuple[int, int] | None) -> Image.Image:

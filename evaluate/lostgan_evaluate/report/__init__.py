@@ -1,0 +1,1 @@
+"""Reports: results as one static page, and as Markdown."""
