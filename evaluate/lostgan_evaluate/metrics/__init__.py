@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lostgan_evaluate.scores import Measured
-from lostgan_evaluate.subject import Subject, Tools
+from torch import Tensor
+
+from lostgan_evaluate.scores import Measured, Score
+from lostgan_evaluate.subject import Subject, Tools, whole
+from lostgan_serve.errors import EvaluationError
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,52 @@ def needs_training(subject: Subject, tools: Tools) -> str | None:
     if reason := needs_layouts(subject, tools):
         return reason
     return None if subject.training is not None else "there are no training images; give --training-data"
+
+
+INCEPTION = "inception"
+"""The extractor whose scores have the names of the literature: FID, KID, Inception Score."""
+
+
+def score_name(metric: str, extractor: str) -> str:
+    """The name of a score: with Inception the metric's own, and with any other network with that network's name."""
+    return metric if extractor == INCEPTION else f"{metric}_{extractor.replace('-', '_')}"
+
+
+def with_each_extractor(
+    measure: Callable[[str, Subject, Tools], Sequence[Score]],
+) -> Callable[[Subject, Tools], Measured]:
+    """A metric's function of features, from one that takes an extractor's name first.
+
+    One that cannot be measured with some extractors is measured with the others. It raises EvaluationError where none
+    is left.
+    """
+
+    def measured(subject: Subject, tools: Tools) -> Measured:
+        scores: list[Score] = []
+        errors: list[EvaluationError] = []
+        for name in tools.extractors:
+            try:
+                scores += measure(name, subject, tools)
+            except EvaluationError as error:
+                errors.append(error)
+        if not scores:
+            raise errors[0]
+        for missing in errors:
+            tools.progress.note(f"note: left out: {missing}")
+        return Measured(tuple(scores))
+
+    return measured
+
+
+def features_of(name: str, subject: Subject, tools: Tools) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Features of all generated and of all real images, as of `FeatureStore.features`."""
+    generated, real = (
+        tools.features.features(name, whole(images), subject.protocol.reading)
+        for images in (subject.samples, subject.real)
+    )
+    return generated, real
+
+
+def always(_subject: Subject, _tools: Tools) -> str | None:
+    """For a metric that needs images alone."""
+    return None
