@@ -35,13 +35,14 @@ class Sample:
 class Subject:
     """All that is compared.
 
-    samples: generated images; those of a layout stand side by side, in the order of the layouts. real: images of the
-    split that is evaluated; each has a layout where `source` is known. source: that split, with its vocabulary, and
-    `data` its folder; None for a comparison of two folders of images. training: the split that networks are trained on
-    and nearest neighbours are looked for in, and `training_data` its folder. runner: generates further samples; None
-    for a folder of images from elsewhere.
+    name: for people. samples: generated images; those of a layout stand side by side, in the order of the layouts.
+    real: images of the split that is evaluated; each has a layout where `source` is known. source: that split, with its
+    vocabulary, and `data` its folder; None for a comparison of two folders of images. training: the split that networks
+    are trained on and nearest neighbours are looked for in, and `training_data` its folder. runner: generates further
+    samples; None for a folder of images from elsewhere.
     """
 
+    name: str
     samples: tuple[Sample, ...]
     real: tuple[Example, ...]
     protocol: Protocol

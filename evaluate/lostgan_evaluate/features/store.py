@@ -6,8 +6,9 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,14 @@ _IMAGES_A_FILE = 512  # what an interruption loses at most
 class FeatureStore:
     """Computes features of regions of images, and keeps them in files of some hundred images each.
 
-    folder: of the files. extractors: the networks, by name. The same content, read in the same way, is not computed
-    again, whatever the files are called and in whichever call. Memory holds a batch of images, and the features.
+    folder: of the files. open_extractor: loads a network by its name, on first use. The same content, read in the same
+    way, is not computed again, whatever the files are called and in whichever call. Memory holds a batch of images, and
+    the features.
     """
 
-    def __init__(self, folder: Path, extractors: Mapping[str, Extractor], progress: Progress = SILENT) -> None:
-        self._folder, self._extractors, self._progress = folder, extractors, progress
+    def __init__(self, folder: Path, open_extractor: Callable[[str], Extractor], progress: Progress = SILENT) -> None:
+        self._folder, self._progress = folder, progress
+        self.extractor = lru_cache(None)(open_extractor)
         self._rows: dict[Path, dict[str, dict[str, Array]]] = {}
 
     def features(self, name: str, regions: Sequence[Region], reading: Reading) -> dict[str, Tensor]:
@@ -42,7 +45,7 @@ class FeatureStore:
         name: of the extractor. Raises DataError for an image that does not decode, InputError for one that may not be
         read, and OutputError.
         """
-        extractor = self._extractors[name]
+        extractor = self.extractor(name)
         how = {"extractor": [extractor.name, extractor.version, extractor.side_px], "reading": reading.facts()}
         folder = self._folder / f"{name}-{_hash(json.dumps(how, sort_keys=True).encode())[:16]}"
         known = self._known(folder)

@@ -1,0 +1,27 @@
+"""All metrics, in the order in which they are measured and reported."""
+
+from __future__ import annotations
+
+import importlib
+
+from lostgan_evaluate.metrics import Metric
+from lostgan_serve.errors import EvaluationError
+
+_MODULES = {
+    "fd": "frechet",
+    "kid": "kernel",
+    "is": "inception_score",
+    "prdc": "prdc",
+    "scene-fd": "scene",
+}
+"""The metrics' names and the modules that hold them, imported on use."""
+
+NAMES = tuple(_MODULES)
+
+
+def metric(name: str) -> Metric:
+    """The metric of a name. Raises EvaluationError naming those there are."""
+    if name not in _MODULES:
+        raise EvaluationError(f"--metrics: there is no {name!r}; choose from all, {', '.join(NAMES)}")
+    found: Metric = importlib.import_module(f"lostgan_evaluate.metrics.{_MODULES[name]}").METRIC
+    return found

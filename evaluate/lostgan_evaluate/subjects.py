@@ -1,0 +1,137 @@
+"""Subjects as users name them: a model and data, or folders of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from lostgan_evaluate.protocols import OWN, Protocol, default_protocol, protocol_named
+from lostgan_evaluate.sampling import as_examples, compared, generated, image_files
+from lostgan_evaluate.subject import Subject
+from lostgan_serve.contract import RESOLUTIONS
+from lostgan_serve.errors import DataError, EvaluationError
+from lostgan_serve.progress import SILENT, Progress
+from lostgan_serve.runners import Runner
+from lostgan_train.data import Source, open_data
+from lostgan_train.data.visual_genome import is_visual_genome
+
+OpenRunner = Callable[[Source, int | None], Runner]
+"""Opens the model: takes the data, and the protocol's resolution where one is named."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Data and protocol as a user names them.
+
+    data: folder of the data. training: folder of the training data; None for split "train" of `data`, if it has one.
+    protocol: a name; None for the default of the data and resolution. split, samples: in place of the protocol's.
+    count: layouts, the first ones; None for all.
+    """
+
+    data: Path | None = None
+    training: Path | None = None
+    protocol: str | None = None
+    split: str | None = None
+    samples: int | None = None
+    count: int | None = None
+
+
+def subject_of_model(
+    name: str, open_runner: OpenRunner, choice: Choice, out: Path, *, seed: int = 0, progress: Progress = SILENT
+) -> Subject:
+    """Generate the images of a model for the layouts of data, see `sampling.generated`. The caller closes
+    `subject.runner`.
+
+    Raises EvaluationError, InputError, DataError, what the runner raises, and OutputError.
+    """
+    named = protocol_named(choice.protocol) if choice.protocol else None
+    source = _evaluated(choice, named)
+    runner = open_runner(source, named.resolution_px if named else None)
+    try:
+        protocol = _protocol(choice, named, source, runner.manifest.resolution)
+        subject = generated(name, runner, source, protocol, out, seed=seed, progress=progress)
+    except BaseException:
+        runner.close()
+        raise
+    return _with_training(subject, choice)
+
+
+def subject_of_images(images: Path, against: Path | None, choice: Choice, *, progress: Progress = SILENT) -> Subject:
+    """A folder of images against the real ones of data, or of another folder, see `sampling.compared`.
+
+    Raises EvaluationError, InputError and DataError.
+    """
+    named = protocol_named(choice.protocol) if choice.protocol else None
+    side_px = _nearest_resolution(image_files(images)[0])
+    if against is not None:
+        protocol = _protocol(choice, named, None, side_px)
+        return compared(images, as_examples(image_files(against)), protocol, progress=progress)
+    source = _evaluated(choice, named)
+    protocol = _protocol(choice, named, source, side_px)
+    return _with_training(compared(images, source.examples, protocol, source, progress), choice)
+
+
+def _evaluated(choice: Choice, protocol: Protocol | None) -> Source:
+    """The layouts to evaluate on."""
+    assert choice.data is not None
+    if split := choice.split or (protocol and protocol.split):
+        source = open_data(choice.data, split=split)
+    else:
+        source = _held_out(choice.data)
+    return replace(source, examples=source.examples[: choice.count])
+
+
+def _held_out(folder: Path) -> Source:
+    """The split that the paper evaluates on; a set of one's own is all one split."""
+    if is_visual_genome(folder):
+        return open_data(folder, split="test")
+    try:
+        return open_data(folder, split="val")
+    except DataError:
+        source = open_data(folder)
+        if source.vocabulary.name == "scenes":
+            raise  # scenes to train on
+        return source
+
+
+def _protocol(choice: Choice, named: Protocol | None, source: Source | None, side_px: int) -> Protocol:
+    """The protocol with the user's changes; without a name the default one of the data and the resolution."""
+    protocol = named or default_protocol(source.vocabulary.name if source else OWN, side_px)
+    if named and named.data not in (OWN, data := source.vocabulary.name if source else OWN):
+        raise EvaluationError(f"--protocol {named.name}: is for {named.data}, and the data are {data}")
+    return replace(protocol, split=choice.split or protocol.split, samples=choice.samples or protocol.samples)
+
+
+def _with_training(subject: Subject, choice: Choice) -> Subject:
+    """The subject with its training data: those named, or split "train" of the data where they have another."""
+    folder = choice.training or choice.data
+    training: Source | None = None
+    if choice.training is not None:
+        training = open_data(choice.training)
+    elif folder is not None and subject.protocol.data in ("coco-stuff", "visual-genome"):
+        training = _train_split(folder)
+    known = subject.source
+    if training is not None and known is not None and training.vocabulary.labels != known.vocabulary.labels:
+        raise EvaluationError(f"--training-data {folder}: has other labels than {known.summary.folder}")
+    return replace(subject, data=choice.data, training=training, training_data=folder if training else None)
+
+
+def _train_split(folder: Path) -> Source | None:
+    """Split "train" of the data; None where its files are not there."""
+    try:
+        return open_data(folder)
+    except DataError:
+        return None
+
+
+def _nearest_resolution(file: Path) -> int:
+    """The resolution of protocols that is nearest to the width of an image."""
+    try:
+        with Image.open(file) as image:
+            width = image.width
+    except Exception as error:  # as `decode`: decoders of broken files raise whatever comes
+        raise DataError(f"{file}: cannot be decoded; replace or remove it") from error
+    return min(RESOLUTIONS, key=lambda side_px: abs(side_px - width))
