@@ -1,0 +1,197 @@
+"""Running an experiment: training the networks of its rows, measuring them, and tabulating after each measurement."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lostgan_evaluate.evaluation import EVALUATION_FILE, evaluate, open_tools
+from lostgan_evaluate.experiments.tables import Experiment, Model, Row
+from lostgan_evaluate.experiments.tabulate import Outcome, write_table
+from lostgan_evaluate.metrics import registry
+from lostgan_evaluate.subjects import Choice, subject_of_model
+from lostgan_serve.errors import DivergedError, EvaluationError
+from lostgan_serve.files import reading, writable, write_file
+from lostgan_serve.progress import SILENT, Progress
+from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint
+from lostgan_train.networks.generator import GeneratorConfig
+from lostgan_train.networks.runner import GeneratorRunner
+from lostgan_train.run_file import RUN_FILE, read_run
+from lostgan_train.settings import SemiSettings, TrainSettings, build, option_name
+from lostgan_train.states import newest_step
+from lostgan_train.training import train, train_semi
+
+GENERATOR_FILE = "generator.safetensors"
+
+_FREE = frozenset(
+    ("steps", "workers", "accumulate", "checkpoint_every", "keep", "sample_every", "images", "splits", "strict")
+)
+"""Settings in which a network that is there may differ: they change nothing, or more steps follow."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that an experiment depends on.
+
+    options: settings that all rows share, `data` among them. out: folder of the table. networks: folder of the networks
+    and their evaluations, which several experiments may share. held_out: folder of the data to evaluate on; None for
+    another split of the same data. metrics: of `evaluate`. count: layouts to evaluate on; None for all. samples: styles
+    of each; None for the protocol's. weights: folder of weight files.
+    """
+
+    experiment: Experiment
+    options: Mapping[str, Any]
+    out: Path
+    networks: Path
+    seeds: int
+    metrics: tuple[str, ...]
+    held_out: Path | None = None
+    count: int | None = None
+    samples: int | None = None
+    weights: Path | None = None
+
+    @property
+    def data(self) -> Path:
+        """Folder of the training data."""
+        return Path(self.options["data"]).absolute()
+
+    def jobs(self) -> list[tuple[Model, int]]:
+        """The networks to train: every one with the first seed, then with the next, so that comparisons come early."""
+        models = {row.model.name: row.model for row in self.rows()}
+        return [(model, seed) for seed in range(self.seeds) for model in models.values()]
+
+    def rows(self) -> list[Row]:
+        """The rows, but for stages that the network does not have, and for the last one's, which the full one is."""
+        return [row for row in self.experiment.rows if row.mask_stages is None or row.mask_stages < _stages(row)]
+
+
+def _stages(row: Row) -> int:
+    return GeneratorConfig(row.model.changes["variant"], 1).mask_stages
+
+
+def run(plan: Plan, progress: Progress = SILENT) -> Path:
+    """Train, evaluate and tabulate. Returns table.json in `plan.out`, beside which stands table.md.
+
+    What is trained or evaluated already is not done again. A network whose training diverges is left out. Raises
+    KeyboardInterrupt where a signal stopped a training, whose state is saved; EvaluationError for a network that is
+    there and was trained otherwise, and what training and evaluation raise.
+    """
+    for name in plan.metrics:
+        registry.metric(name)
+    jobs = plan.jobs()
+    for model, seed in jobs:  # first: what would be refused should not cost the hours of the others
+        _check_same(plan, model, seed, _settings(plan, model, seed))
+    outcome = Outcome(replace(plan.experiment, rows=tuple(plan.rows())), plan.seeds)
+    with writable(plan.out), writable(plan.networks):
+        for number, (model, seed) in enumerate(jobs, 1):
+            progress.note(f"network {number} of {len(jobs)}: {model.name}, seed {seed}")
+            try:
+                checkpoint = _trained(plan, model, seed, progress)
+            except DivergedError as error:
+                progress.note(f"left out: {error}")
+                outcome.missing[f"{model.name}, seed {seed}"] = "its training diverged"
+            else:
+                _measure_all(plan, model, seed, checkpoint, outcome, progress)
+            table = write_table(plan.out, outcome, _budget(plan))
+    return table
+
+
+def _trained(plan: Plan, model: Model, seed: int, progress: Progress) -> Path:
+    """The checkpoint of a network, trained up to the budget. Raises KeyboardInterrupt where a signal stopped it."""
+    out, settings = _folder(plan, model, seed), _settings(plan, model, seed)
+    checkpoint = out / GENERATOR_FILE
+    with reading(out):
+        resume = (out / RUN_FILE).exists()
+        if resume and newest_step(out) >= settings.steps and checkpoint.exists():
+            return checkpoint
+    if isinstance(settings, SemiSettings):
+        train_semi(settings, out, resume=resume, progress=progress)
+    else:
+        train(settings, out, resume=resume, progress=progress)
+    if newest_step(out) < settings.steps:
+        raise KeyboardInterrupt
+    return checkpoint
+
+
+def _folder(plan: Plan, model: Model, seed: int) -> Path:
+    return plan.networks / f"{model.name}-seed{seed}"
+
+
+def _settings(plan: Plan, model: Model, seed: int) -> TrainSettings:
+    """The settings of a network. No samples are drawn in training: they would cost a classifier each time."""
+    kind = SemiSettings if model.semi else TrainSettings
+    known = {item.name for item in fields(kind)}
+    values = {name: value for name, value in plan.options.items() if name in known} | dict(model.changes)
+    if model.semi:
+        values["detector_folder"] = plan.networks / f"detector-seed{seed}"
+    settings = build(kind, values | {"seed": seed})
+    return replace(settings, sample_every=settings.steps + 1)
+
+
+def _check_same(plan: Plan, model: Model, seed: int, settings: TrainSettings) -> None:
+    """Raise EvaluationError where a network is there already that was trained otherwise, or for longer."""
+    out = _folder(plan, model, seed)
+    with reading(out):
+        if not (out / RUN_FILE).exists():
+            return
+        trained_steps = newest_step(out)
+    found = read_run(type(settings), out).settings.to_json()
+    for name, value in settings.to_json().items():
+        if name not in _FREE and found[name] != value:
+            raise EvaluationError(
+                f"{out}: was trained with {option_name(name)} {found[name]}, not {value}; give the same, or another "
+                "--networks"
+            )
+    if trained_steps > settings.steps:
+        raise EvaluationError(
+            f"{out}: was trained for {trained_steps} steps, more than --steps {settings.steps}: budgets would not be "
+            "equal; give as many, or another --networks"
+        )
+
+
+def _measure_all(plan: Plan, model: Model, seed: int, checkpoint: Path, outcome: Outcome, progress: Progress) -> None:
+    """Measure all that rows ask of a network."""
+    rows = {row.measurement: row for row in plan.rows() if row.model.name == model.name}
+    for name, row in rows.items():
+        if row.posthoc:
+            outcome.missing[f"{name}, seed {seed}"] = "generate it by lostgan-serve gaugan, which takes its weights"
+        else:
+            outcome.evaluations[name, seed] = _evaluated(plan, row, seed, checkpoint, progress)
+
+
+def _evaluated(plan: Plan, row: Row, seed: int, file: Path, progress: Progress) -> Path:
+    """The evaluation.json of a network with some of its stages. Its folder's name depends on all that it was made of,
+    so that another budget or other data are measured anew."""
+    checkpoint = load_checkpoint(file)
+    folders = [str(folder and folder.absolute()) for folder in (plan.data, plan.held_out, plan.weights)]
+    made_of = [checkpoint.sha256, *folders, plan.count, plan.samples, *plan.metrics]
+    digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]
+    out = file.parent / f"evaluation-{row.measurement}-{digest}"
+    done, evaluation = out / "complete", out / EVALUATION_FILE
+    with reading(out):
+        if done.exists() and evaluation.exists():
+            return evaluation
+    _evaluate(plan, row, seed, checkpoint, out, progress)
+    write_file(done, b"")  # evaluation.json is there after the first metric already
+    return evaluation
+
+
+def _evaluate(plan: Plan, row: Row, seed: int, checkpoint: Checkpoint, out: Path, progress: Progress) -> None:
+    training = plan.data if plan.held_out is not None else None
+    choice = Choice(plan.held_out or plan.data, training, samples=plan.samples, count=plan.count)
+    tools = open_tools(out, plan.weights, seed=seed, progress=progress)
+    with closing(GeneratorRunner(checkpoint, row.mask_stages)) as runner:
+        name = f"{row.measurement}, seed {seed}"
+        subject = subject_of_model(name, lambda *_: runner, choice, out, seed=seed, progress=progress)
+        evaluate(subject, tools, [name for name in plan.metrics if not registry.metric(name).why_not(subject, tools)])
+
+
+def _budget(plan: Plan) -> dict[str, Any]:
+    """The facts that all rows share."""
+    shown = {name: str(value) if isinstance(value, Path) else value for name, value in plan.options.items()}
+    return shown | {"held_out": None if plan.held_out is None else str(plan.held_out), "count": plan.count}
