@@ -28,7 +28,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     root = _root(cov_a)
     eigenvalues = np.linalg.eigvalsh(root @ cov_b @ root)
     trace = float(np.sqrt(eigenvalues.clip(0)).sum())
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * trace)
+    distance = ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * trace
+    return max(float(distance), 0.0)  # below by rounding alone
 
 
 def _moments(features: Tensor) -> tuple[Array, Array]:
