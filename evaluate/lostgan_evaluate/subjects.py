@@ -18,6 +18,9 @@ from lostgan_serve.runners import Runner
 from lostgan_train.data import Source, open_data
 from lostgan_train.data.visual_genome import is_visual_genome
 
+_IN_SPLITS = ("coco-stuff", "visual-genome")
+"""Data whose folder holds split "train", too."""
+
 OpenRunner = Callable[[Source, int | None], Runner]
 """Opens the model: takes the data, and the protocol's resolution where one is named."""
 
@@ -52,11 +55,12 @@ def subject_of_model(
     runner = open_runner(source, named.resolution_px if named else None)
     try:
         protocol = _protocol(choice, named, source, runner.manifest.resolution)
+        training = _training(choice, source, protocol)
         subject = generated(name, runner, source, protocol, out, seed=seed, progress=progress)
     except BaseException:
         runner.close()
         raise
-    return _with_training(subject, choice)
+    return replace(subject, data=choice.data, training=training, training_data=choice.training or choice.data)
 
 
 def subject_of_images(images: Path, against: Path | None, choice: Choice, *, progress: Progress = SILENT) -> Subject:
@@ -71,7 +75,9 @@ def subject_of_images(images: Path, against: Path | None, choice: Choice, *, pro
         return compared(images, as_examples(image_files(against)), protocol, progress=progress)
     source = _evaluated(choice, named)
     protocol = _protocol(choice, named, source, side_px)
-    return _with_training(compared(images, source.examples, protocol, source, progress), choice)
+    training = _training(choice, source, protocol)
+    subject = compared(images, source.examples, protocol, source, progress)
+    return replace(subject, data=choice.data, training=training, training_data=choice.training or choice.data)
 
 
 def _evaluated(choice: Choice, protocol: Protocol | None) -> Source:
@@ -105,18 +111,17 @@ def _protocol(choice: Choice, named: Protocol | None, source: Source | None, sid
     return replace(protocol, split=choice.split or protocol.split, samples=choice.samples or protocol.samples)
 
 
-def _with_training(subject: Subject, choice: Choice) -> Subject:
-    """The subject with its training data: those named, or split "train" of the data where they have another."""
-    folder = choice.training or choice.data
-    training: Source | None = None
+def _training(choice: Choice, source: Source, protocol: Protocol) -> Source | None:
+    """The training data that are named, or split "train" of the data where they have another.
+
+    Raises EvaluationError for data with other labels.
+    """
     if choice.training is not None:
         training = open_data(choice.training)
-    elif folder is not None and subject.protocol.data in ("coco-stuff", "visual-genome"):
-        training = _train_split(folder)
-    known = subject.source
-    if training is not None and known is not None and training.vocabulary.labels != known.vocabulary.labels:
-        raise EvaluationError(f"--training-data {folder}: has other labels than {known.summary.folder}")
-    return replace(subject, data=choice.data, training=training, training_data=folder if training else None)
+        if training.vocabulary.labels != source.vocabulary.labels:
+            raise EvaluationError(f"--training-data {choice.training}: has other labels than {choice.data}")
+        return training
+    return _train_split(choice.data) if choice.data and protocol.data in _IN_SPLITS else None
 
 
 def _train_split(folder: Path) -> Source | None:

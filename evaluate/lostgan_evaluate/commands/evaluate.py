@@ -101,6 +101,7 @@ def evaluate(
     for package in _PACKAGES:
         require(package, "evaluate")
     from lostgan_evaluate import evaluation
+    from lostgan_evaluate.metrics.registry import metric
     from lostgan_evaluate.models import open_model
     from lostgan_evaluate.subjects import Choice, subject_of_images, subject_of_model
     from lostgan_serve.files import writable
@@ -109,6 +110,9 @@ def evaluate(
     asks_server = click.get_current_context().get_parameter_source("url") is not ParameterSource.DEFAULT
     _check(model, images, against, data, asks_server)
     choice = Choice(data, training_data, protocol, split, samples, count)
+    names = None if metrics == ("all",) else metrics
+    for name in names or ():
+        metric(name)  # before anything is generated
     progress = ConsoleProgress()
 
     def opened(source: Source, side_px: int | None) -> Runner:
@@ -125,7 +129,7 @@ def evaluate(
                 stack.enter_context(closing(subject.runner))
         else:
             subject = subject_of_images(images, against, choice, progress=progress)
-        path = evaluation.evaluate(subject, tools, None if metrics == ("all",) else metrics)
+        path = evaluation.evaluate(subject, tools, names)
     for line in evaluation.lines(path):
         click.echo(line)
     click.echo(f"{click.format_filename(path)}: all of it; lostgan-serve report makes a page of it")
