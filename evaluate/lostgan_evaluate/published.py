@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lostgan_evaluate.grids import DASH, Grid, shown
+
 Better = Literal["higher", "lower"]
 
 COCO, VG = "coco-stuff", "visual-genome"
@@ -204,3 +206,24 @@ def _figure(cell: str) -> Figure:
 
 PUBLISHED = tuple(row for table, text in _TABLES.items() for row in _rows(table, text))
 """All rows of the eight tables, those on COCO-Stuff and on Visual Genome apart."""
+
+_DATA = {COCO: "COCO-Stuff", VG: "Visual Genome"}
+
+
+def published_grid(table: int, data: str | None = None) -> Grid:
+    """A table of the paper, to look at. data: one of its data sets; None for both."""
+    rows = published(table, data)
+    scores = list(dict.fromkeys(score for row in rows for score in row.scores))
+    return Grid(
+        f"Published, table {table}: {TITLES[table]}",
+        ("method", "px", "data", *scores),
+        tuple(_cells(row, scores) for row in rows),
+        "The paper's numbers: its data, its networks (Inception, AlexNet, ResNet-101, Faster R-CNN) and its budget.",
+    )
+
+
+def _cells(row: PublishedRow, scores: list[str]) -> tuple[str, ...]:
+    figures = [row.scores.get(score) for score in scores]
+    side = DASH if row.resolution_px is None else str(row.resolution_px)
+    numbers = [DASH if figure is None else shown(figure.value, figure.spread) for figure in figures]
+    return (row.method, side, _DATA[row.data], *numbers)

@@ -11,9 +11,8 @@ from typing import Any
 
 from lostgan_evaluate.experiments.tables import Claim, Experiment, Row
 from lostgan_evaluate.experiments.verdicts import CONFIDENCE, Values, advantages, judge
-from lostgan_evaluate.published import BETTER, COCO, TITLES, Figure, published_figure, stands_for
-from lostgan_evaluate.report.grids import DASH, Grid, shown
-from lostgan_evaluate.report.published import published_grid
+from lostgan_evaluate.grids import DASH, Grid, shown
+from lostgan_evaluate.published import BETTER, COCO, TITLES, Figure, published_figure, published_grid, stands_for
 from lostgan_serve.files import write_file
 
 TABLE_FORMAT = "lostgan-serve table 1"
