@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lostgan_evaluate.grids import DASH, Grid, shown
+from lostgan_evaluate.grids import DASH, Grid
 
 Better = Literal["higher", "lower"]
 
@@ -15,10 +15,11 @@ COCO, VG = "coco-stuff", "visual-genome"
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and, where the paper states it, its standard deviation."""
+    """A number and, where the paper states it, its standard deviation. text: both as printed."""
 
     value: float
-    spread: float | None = None
+    spread: float | None
+    text: str
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def _rows(table: int, text: str) -> Iterator[PublishedRow]:
 
 def _figure(cell: str) -> Figure:
     value, _, spread = cell.partition(" ± ")
-    return Figure(float(value), float(spread) if spread else None)
+    return Figure(float(value), float(spread) if spread else None, cell)
 
 
 PUBLISHED = tuple(row for table, text in _TABLES.items() for row in _rows(table, text))
@@ -225,5 +226,5 @@ def published_grid(table: int, data: str | None = None) -> Grid:
 def _cells(row: PublishedRow, scores: list[str]) -> tuple[str, ...]:
     figures = [row.scores.get(score) for score in scores]
     side = DASH if row.resolution_px is None else str(row.resolution_px)
-    numbers = [DASH if figure is None else shown(figure.value, figure.spread) for figure in figures]
+    numbers = [DASH if figure is None else figure.text for figure in figures]
     return (row.method, side, _DATA[row.data], *numbers)
