@@ -15,6 +15,7 @@ ENV PYTHONPATH=/build/packages
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY lostgan_serve lostgan_serve
 COPY train train
+COPY evaluate evaluate
 COPY export export
 COPY checkpoints checkpoints
 RUN python3 -m pip install --no-cache-dir --target /build/packages -c constraints.txt '.[export]'

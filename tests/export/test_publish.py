@@ -297,7 +297,7 @@ def test_the_bundled_models_know_the_bundled_vocabulary() -> None:
 def test_an_installed_package_brings_its_weights(tmp_path: Path) -> None:
     """A wheel of this tree, unpacked elsewhere, has the bundled weights at hand in any folder."""
     tree, site, elsewhere = (tmp_path / name for name in ("tree", "site", "elsewhere"))
-    for folder in ("lostgan_serve", "train", "export", "checkpoints"):
+    for folder in ("lostgan_serve", "train", "evaluate", "export", "checkpoints"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tree)
