@@ -271,7 +271,8 @@ def test_detecting_leaves_out_images_that_cannot_be_decoded(
     examples = (replace(unlabelled.examples[0], image=broken), *unlabelled.examples[1:])
     network = FakeDetector([[0.0, 0.0, 320.0, 320.0]], [1], [0.9])
     processes = distributed.start()
-    found = detect(network, replace(unlabelled, examples=examples), 0.05, 3, 0, processes, SILENT)
+    dataset = LayoutDataset(replace(unlabelled, examples=examples), detectors.SIDE_PX, flip=False)
+    found = detect(network, dataset, 0.05, 3, 0, processes, SILENT)
     assert found is not None
     assert sorted(found) == list(range(1, len(examples)))
     assert found[1]["boxes"] == [[0.0, 0.0, 1.0, 1.0]]
@@ -280,7 +281,8 @@ def test_detecting_leaves_out_images_that_cannot_be_decoded(
 def test_detecting_stops_on_a_signal(settings: SemiSettings, source: Source) -> None:
     network = FakeDetector([[0.0, 0.0, 320.0, 320.0]], [1], [0.9])
     network.register_forward_hook(lambda *_: signal.raise_signal(signal.SIGINT))
-    assert detect(network, parts(settings, source)[1], 0.05, 2, 0, distributed.start(), SILENT) is None
+    dataset = LayoutDataset(parts(settings, source)[1], detectors.SIDE_PX, flip=False)
+    assert detect(network, dataset, 0.05, 2, 0, distributed.start(), SILENT) is None
 
 
 def test_pseudo_labels_keep_to_the_limits_of_the_data() -> None:

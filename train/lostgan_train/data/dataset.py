@@ -90,6 +90,10 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
         item = {"image": image, "labels": labels, "boxes": slot_boxes, "weights": weights}
         return {name: torch.from_numpy(array) for name, array in item.items()}
 
+    def pixels(self, example: Example) -> npt.NDArray[np.uint8]:
+        """The image of an example: [R, R, 3] uint8. Raises DataError for a file that does not decode."""
+        return load_pixels(example, self.resolution)
+
     def _readable(self, index: int) -> tuple[Example, npt.NDArray[np.uint8]]:
         """The example at `index`, or the next one after it that decodes, and its pixels."""
         for step in range(len(self)):
@@ -97,7 +101,7 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
             example = self.source.examples[place]
             if self._state[place] != _FAILED:
                 try:
-                    return example, load_pixels(example, self.resolution)
+                    return example, self.pixels(example)
                 except DataError as error:
                     if self.source.summary.strict:
                         raise

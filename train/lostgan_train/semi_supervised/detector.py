@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,9 @@ from lostgan_serve.errors import CheckpointError
 from lostgan_serve.files import reading
 from lostgan_serve.progress import Progress
 from lostgan_train import distributed
-from lostgan_train.data import Batch
+from lostgan_train.data import Batch, Batches, LayoutDataset, Sampling, batches_of
 from lostgan_train.distributed import Processes
-from lostgan_train.loop import Stateful, update
-from lostgan_train.settings import SemiSettings
+from lostgan_train.loop import Loop, Rhythm, Stateful, update
 
 SIDE_PX = 320
 """The detector sees every image stretched to a square of this side, as the LostGAN sees it at its own."""
@@ -30,9 +30,26 @@ LEARNING_RATE, WARM_UP = 5e-4, 200
 """The rate rises to this over the first steps (or a tenth of all, if that is less), then falls as a half cosine."""
 
 _MOST_GRADIENT = 10.0
+_SAVE_EVERY = 200
 _BUILDERS = {"mobilenet": fasterrcnn_mobilenet_v3_large_320_fpn, "resnet50": fasterrcnn_resnet50_fpn}
 _BODY = "backbone.body."
 _CLASSES = "roi_heads.box_predictor."
+
+
+@dataclass(frozen=True)
+class DetectorPlan:
+    """The training of a detector.
+
+    architecture: see `build_detector`. steps: updates. batch: images in each, over all processes. workers: processes
+    that load images, for each training process. weights: a file to start from, see `load_weights`.
+    """
+
+    architecture: str
+    steps: int
+    batch: int
+    seed: int
+    workers: int
+    weights: Path | None = None
 
 
 def build_detector(architecture: str, labels: int) -> nn.Module:
@@ -104,12 +121,12 @@ class Detector:
     labels: ids of the vocabulary. Raises CheckpointError for weights that cannot be used.
     """
 
-    def __init__(self, settings: SemiSettings, labels: int, processes: Processes, progress: Progress) -> None:
-        self.steps, self.processes = settings.detector_steps, processes
-        torch.manual_seed(settings.seed)
-        self.network = build_detector(settings.detector, labels)
-        if settings.detector_weights is not None:
-            load_weights(self.network, settings.detector_weights, progress)
+    def __init__(self, plan: DetectorPlan, labels: int, processes: Processes, progress: Progress) -> None:
+        self.steps, self.processes = plan.steps, processes
+        torch.manual_seed(plan.seed)
+        self.network = build_detector(plan.architecture, labels)
+        if plan.weights is not None:
+            load_weights(self.network, plan.weights, progress)
         distributed.synchronize_batch_norm(self.network)
         self.network.to(processes.device).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE, weight_decay=1e-4)
@@ -139,6 +156,28 @@ class Detector:
     def _rate(self, number: int) -> float:
         warm_up = min(WARM_UP, math.ceil(self.steps / 10))
         return LEARNING_RATE * min(1, (number + 1) / warm_up) * (1 + math.cos(math.pi * number / self.steps)) / 2
+
+
+def loop_of(
+    detector: Detector,
+    plan: DetectorPlan,
+    out: Path,
+    about: Mapping[str, Any],
+    processes: Processes,
+    progress: Progress,
+) -> Loop:
+    """The loop that trains a detector, with its states in `out`. about: what they say of the run."""
+    return Loop(
+        "detector", detector, out, Rhythm(plan.steps, _SAVE_EVERY),
+        processes=processes, seed=plan.seed, images=plan.batch, about=about,
+        hint="another --seed and --out begin anew", progress=progress,
+    )  # fmt: skip
+
+
+def batches_for(plan: DetectorPlan, dataset: LayoutDataset, processes: Processes) -> Callable[[int], Batches]:
+    """A function that makes the batches from a step on. dataset: of images of `SIDE_PX`."""
+    sampling = Sampling(plan.batch, plan.seed, rank=processes.rank, world=processes.count)
+    return lambda first: batches_of(dataset, sampling, first, plan.steps, plan.workers)
 
 
 def images_of(batch: Batch, device: torch.device) -> list[Tensor]:

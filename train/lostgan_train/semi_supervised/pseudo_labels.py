@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from lostgan_serve.progress import SILENT, Progress
-from lostgan_train.data import Example, LayoutDataset, Source, load
+from lostgan_train.data import Example, LayoutDataset, load
 from lostgan_train.distributed import Processes
 from lostgan_train.semi_supervised import detector as detectors
 from lostgan_train.signals import stop_on_signals
@@ -27,30 +27,31 @@ Detected = dict[str, list[Any]]
 @dataclass(frozen=True)
 class Precision:
     """Average precision of detections against annotations, in [0, 1], as COCO defines it (pycocotools): over IoU
-    thresholds from 0.5 to 0.95, at 0.5, and at 0.75. -1 where nothing is annotated."""
+    thresholds from 0.5 to 0.95, at 0.5, and at 0.75. Each is the mean over the labels that are annotated, -1 where none
+    is. by_label: the first, by the id of each such label."""
 
     ap: float
     ap50: float
     ap75: float
+    by_label: Mapping[int, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
 def detect(
     network: nn.Module,
-    source: Source,
+    dataset: LayoutDataset,
     least_score: float,
     batch: int,
     workers: int,
     processes: Processes,
     progress: Progress = SILENT,
 ) -> dict[int, Detected] | None:
-    """The objects that a detector finds in this process's share of a source's images, by the index of the image.
+    """The objects that a detector finds in this process's share of a dataset's images, by the index of the image.
 
-    least_score: least probability. batch: images at a time. Images that cannot be decoded are left out. None where
-    SIGTERM or SIGINT reached any process.
+    dataset: of images of `detectors.SIDE_PX`, none mirrored. least_score: least probability. batch: images at a time.
+    Images that cannot be decoded are left out. None where SIGTERM or SIGINT reached any process.
     """
     cast(Any, network.eval()).roi_heads.score_thresh = least_score
-    dataset = LayoutDataset(source, detectors.SIDE_PX, flip=False)
     rounds = -(-len(dataset) // (batch * processes.count))
     # every process makes as many rounds, so that all can agree in each of them
     own = [k % len(dataset) for k in range(processes.rank, rounds * batch * processes.count, processes.count)]
@@ -68,7 +69,8 @@ def detect(
             if processes.any(bool(stop))[0]:
                 return None
     unreadable = set(dataset.unreadable)  # the dataset showed the next image in place of each of them
-    return {index: each for index, each in sorted(found.items()) if source.examples[index].image not in unreadable}
+    examples = dataset.source.examples
+    return {index: each for index, each in sorted(found.items()) if examples[index].image not in unreadable}
 
 
 def _detected(result: dict[str, Tensor]) -> Detected:
@@ -105,13 +107,14 @@ def average_precision(detected: Sequence[Detected], truth: Sequence[Example]) ->
     ]
     if not annotations:
         return Precision(-1, -1, -1)
+    labels = sorted({each["category_id"] for each in annotations})
     if not results:
-        return Precision(0, 0, 0)
+        return Precision(0, 0, 0, dict.fromkeys(labels, 0.0))
     with redirect_stdout(io.StringIO()):  # it prints its progress
         ground = COCO()
         ground.dataset = {
             "images": [{"id": image} for image in range(len(truth))],
-            "categories": [{"id": label} for label in sorted({each["category_id"] for each in annotations})],
+            "categories": [{"id": label} for label in labels],
             "annotations": [
                 {"id": k, "area": each["bbox"][2] * each["bbox"][3], **each} for k, each in enumerate(annotations, 1)
             ],
@@ -123,4 +126,6 @@ def average_precision(detected: Sequence[Detected], truth: Sequence[Example]) ->
         scores.accumulate()
         scores.summarize()
     ap, ap50, ap75 = (float(value) for value in scores.stats[:3])
-    return Precision(ap, ap50, ap75)
+    # by IoU, recall, label, size of the object (all of them first), and detections of an image (the most last)
+    by_label = scores.eval["precision"][:, :, :, 0, -1].mean((0, 1))
+    return Precision(ap, ap50, ap75, dict(zip(labels, by_label.tolist(), strict=True)))

@@ -6,8 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from lostgan_serve.errors import DataError, TrainingError
 from lostgan_serve.files import reading, write_file
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_train import distributed
-from lostgan_train.data import Example, LayoutDataset, Sampling, Source, batches_of, check_split
+from lostgan_train.data import Example, LayoutDataset, Source, check_split
 from lostgan_train.data.coco import ANNOTATIONS_FILE
 from lostgan_train.data.json_file import load_json
 from lostgan_train.distributed import Processes
-from lostgan_train.loop import Loop, Rhythm
+from lostgan_train.loop import Loop
 from lostgan_train.semi_supervised import detector as detectors
-from lostgan_train.semi_supervised.detector import Detector
-from lostgan_train.semi_supervised.pseudo_labels import Detected, average_precision, detect, pseudo_label
+from lostgan_train.semi_supervised.detector import Detector, DetectorPlan, batches_for, loop_of
+from lostgan_train.semi_supervised.pseudo_labels import Detected, Precision, average_precision, detect, pseudo_label
 from lostgan_train.settings import SemiSettings
 from lostgan_train.signals import stop_on_signals
 
@@ -37,7 +37,6 @@ LEAST_SCORE = 0.05
 """Probability from which detections are kept, or the threshold if that is less. Average precision counts unlikely
 detections, too, and another threshold finds its objects without another detection."""
 
-_SAVE_EVERY = 200
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _STAGE = ("annotated", "detector", "detector_weights", "detector_steps", "detector_batch", "seed")
 """Settings that the detector and its detections depend on."""
@@ -124,12 +123,13 @@ def _detect_all(
 ) -> bool:
     """Train the detector, or go on with it, and write what it finds. Returns whether nothing stopped it."""
     detector, loop = detector_loop(settings, annotated, folder, made_with, processes, progress)
-    if not loop.run(_batches(settings, annotated, processes)):
+    learnt_from = LayoutDataset(annotated, detectors.SIDE_PX, seed=settings.seed)
+    if not loop.run(batches_for(_plan(settings), learnt_from, processes)):
         progress.note(f"stopped after step {loop.done} of the detector; go on with --resume")
         return False
     found = detect(
         detector.network,
-        unlabelled,
+        LayoutDataset(unlabelled, detectors.SIDE_PX, flip=False),
         made_with["least_score"],
         settings.detector_batch,
         settings.workers,
@@ -169,20 +169,22 @@ def detector_loop(
         )
     if batch % world:
         raise TrainingError(f"--detector-batch {batch} does not divide into {world} processes; choose a multiple")
-    detector = Detector(settings, len(annotated.vocabulary), processes, progress)
-    loop = Loop(
-        "detector", detector, folder, Rhythm(settings.detector_steps, _SAVE_EVERY),
-        processes=processes, seed=settings.seed, images=batch, about=made_with,
-        hint="another --seed and --out begin anew", progress=progress,
-    )  # fmt: skip
+    plan = _plan(settings)
+    detector = Detector(plan, len(annotated.vocabulary), processes, progress)
+    loop = loop_of(detector, plan, folder, made_with, processes, progress)
     loop.resume(lambda file, about: _check_same_run(file, about, made_with))
     return detector, loop
 
 
-def _batches(settings: SemiSettings, annotated: Source, processes: Processes) -> Callable[[int], Any]:
-    dataset = LayoutDataset(annotated, detectors.SIDE_PX, seed=settings.seed)
-    sampling = Sampling(settings.detector_batch, settings.seed, rank=processes.rank, world=processes.count)
-    return lambda first: batches_of(dataset, sampling, first, settings.detector_steps, settings.workers)
+def _plan(settings: SemiSettings) -> DetectorPlan:
+    return DetectorPlan(
+        settings.detector,
+        settings.detector_steps,
+        settings.detector_batch,
+        settings.seed,
+        settings.workers,
+        settings.detector_weights,
+    )
 
 
 def _part(folder: Path, rank: int) -> Path:
@@ -197,10 +199,14 @@ def _write(
     path: Path, found: dict[int, Detected], unlabelled: Source, settings: SemiSettings, made_with: Mapping[str, Any]
 ) -> None:
     truth = [unlabelled.examples[index] for index in found]
-    precision = None if settings.unlabelled else asdict(average_precision(list(found.values()), truth))
+    precision = None if settings.unlabelled else _shown(average_precision(list(found.values()), truth))
     images = {_name(example, _home(settings)): each for example, each in zip(truth, found.values(), strict=True)}
     content = {"made_with": made_with, "precision": precision, "images": images}
     write_file(path, json.dumps(content).encode())
+
+
+def _shown(precision: Precision) -> dict[str, float]:
+    return {"ap": precision.ap, "ap50": precision.ap50, "ap75": precision.ap75}
 
 
 def _info_only(item: dict[str, Any]) -> dict[str, Any]:
