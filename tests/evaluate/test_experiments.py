@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from lostgan_evaluate.commands.experiment import experiment as command
+from lostgan_evaluate.experiments import running
+from lostgan_evaluate.experiments.running import Plan
 from lostgan_evaluate.experiments.tables import EXPERIMENTS, Experiment
 from lostgan_evaluate.experiments.tabulate import Outcome, markdown, tabulate
 from lostgan_evaluate.experiments.verdicts import Verdict, judge
 from lostgan_evaluate.published import BETTER, published_figure
-from lostgan_serve.errors import EvaluationError
+from lostgan_serve.errors import DivergedError, EvaluationError, LostganError
+from lostgan_train.settings import SemiSettings
+from lostgan_train.synthetic.dataset import write_dataset
+from lostgan_train.training import train
+from training import Heard
 
 TABLES = [experiment for name, experiment in EXPERIMENTS.items() if name != "semi"]
 
@@ -140,3 +148,121 @@ def test_table_4_is_by_label(tmp_path: Path) -> None:
     text = markdown(experiment, table)
     assert "| tree | 0.5 |" in text
     assert "| zebra | 256 | COCO-Stuff | 66.9 |" in text
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("held-out") / "scenes"
+    write_dataset(folder, 12, 64, workers=1, held_out=True)
+    return folder
+
+
+def a_plan(data: Path, held_out: Path, out: Path, experiment: Experiment, **changes: Any) -> Plan:
+    """A plan of networks that learn nothing, with metrics that few images are enough for."""
+    options = {"data": data, "ch": 2, "batch": 4, "steps": 2, "workers": 0, "perceptual": "none"}
+    plan = Plan(experiment, options, out, out / "networks", 2, ("is", "kid"), held_out, samples=1)
+    return replace(plan, **changes)
+
+
+SMALLEST = EXPERIMENTS["table1"].with_rows(("real-64", "v1-64"))
+
+
+@pytest.mark.slow
+def test_an_experiment_goes_on_where_it_was(
+    scenes: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in the second network: the first is neither trained nor measured again, and the result is there."""
+    plan = a_plan(scenes, held_out, tmp_path / "out", SMALLEST)
+    trained: list[str] = []
+
+    def stopped(settings: Any, out: Path, **more: Any) -> None:
+        trained.append(out.name)
+        if settings.seed == 0 or len(trained) > 2:
+            train(settings, out, **more)
+
+    monkeypatch.setattr(f"{running.__name__}.train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        running.run(plan)
+    early = json.loads((plan.out / "table.json").read_text())
+    table = json.loads(running.run(plan, heard := Heard()).read_text())
+    assert trained == ["v1-64-seed0", "v1-64-seed1", "v1-64-seed1"]
+    assert sum(line.startswith("measuring kid") for line in heard.lines) == 1
+    assert "network 2 of 2: v1-64, seed 1" in heard.lines
+    row, before = table["rows"][1]["scores"], early["rows"][1]["scores"]
+    assert {name.partition("_")[0] for name in row} == {"is", "kid"}
+    for name, score in row.items():
+        first, second = score["values"]
+        assert before[name]["values"] == [first, None]
+        assert first != second
+    assert table["rows"][0]["scores"].keys() == {name for name in row if name.startswith("is")}
+
+    running.run(plan, heard := Heard())
+    assert not heard.counts, "nothing is left to train or to measure"
+    more = replace(plan, options={**plan.options, "steps": 3}, seeds=1)
+    again = json.loads(running.run(more).read_text())
+    assert again["rows"][1]["scores"]["is_efficientnet_lite0"]["values"] != row["is_efficientnet_lite0"]["values"][:1]
+    with pytest.raises(EvaluationError, match="trained for 3 steps, more than --steps 2"):
+        running.run(replace(plan, seeds=1))
+    with pytest.raises(EvaluationError, match=r"v1-64-seed0: was trained with --ch 2, not 3; .*--networks"):
+        running.run(replace(plan, options={**plan.options, "ch": 3}))
+
+
+@pytest.mark.slow
+def test_stages_of_one_network(scenes: Path, held_out: Path, tmp_path: Path) -> None:
+    """v2-128 refines in four stages: the last is the full network, which is measured once."""
+    experiment = EXPERIMENTS["table8"].of_variant("v2-128")
+    plan = a_plan(scenes, held_out, tmp_path / "out", experiment, seeds=1, metrics=("kid",), count=4)
+    table = json.loads(running.run(plan).read_text())
+    assert [row["row"] for row in table["rows"]] == ["m0", "m1", "m2", "m3", "full"]
+    assert len(list(plan.networks.iterdir())) == 1
+    values = [next(iter(row["scores"].values()))["mean"] for row in table["rows"]]
+    assert len(set(values)) > 1, values
+
+
+def test_a_network_that_diverges_is_left_out(
+    scenes: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: Any, **__: Any) -> None:
+        raise DivergedError("losses stay not finite")
+
+    monkeypatch.setattr(f"{running.__name__}.train", diverge)
+    table = json.loads(running.run(a_plan(scenes, held_out, tmp_path / "out", SMALLEST)).read_text())
+    assert table["missing"] == dict.fromkeys(("v1-64, seed 0", "v1-64, seed 1"), "its training diverged")
+    assert all(not row["scores"] for row in table["rows"])
+    assert "v1-64, seed 0: its training diverged" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_settings_of_the_semi_supervised_rows(tmp_path: Path) -> None:
+    """The three share a detector, and all rows the budget."""
+    plan = a_plan(tmp_path / "data", tmp_path / "held", tmp_path / "out", EXPERIMENTS["semi"])
+    plan = replace(plan, options={**plan.options, "detector_steps": 7})
+    settings = {model.name: running.settings_of(plan, model, seed) for model, seed in plan.jobs() if seed == 1}
+    semi = [value for value in settings.values() if isinstance(value, SemiSettings)]
+    assert {value.detections for value in semi} == {"leave-out", "as-annotated", "weighted"}
+    assert {value.detector_folder for value in semi} == {tmp_path / "out" / "networks" / "detector-seed1"}
+    assert {value.detector_steps for value in semi} == {7}
+    assert {(value.steps, value.ch, value.seed) for value in settings.values()} == {(2, 2, 1)}
+
+
+def test_without_held_out_scenes_nothing_is_trained(scenes: Path, held_out: Path, tmp_path: Path) -> None:
+    plan = replace(a_plan(scenes, held_out, tmp_path / "out", SMALLEST), held_out=None)
+    with pytest.raises(LostganError, match="scenes"):
+        running.run(plan)
+    assert not plan.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("table7",), "give --data"),
+        (("table7", "--data", "nowhere", "--metrics", "fid"), "there is no 'fid'"),
+        (("table2", "--data", "nowhere", "--variant", "v2-128"), "--rows"),
+        (("table7", "--data", "nowhere", "--rows", "m0"), "table7 has without-layout-to-mask"),
+        (("table1", "--data", "nowhere", "--metrics", "kid"), "nowhere: no such folder"),
+    ],
+)
+def test_what_cannot_be_run(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path / "out"), "--perceptual", "none"])
+    assert isinstance(done.exception, LostganError), done.output
+    assert words in str(done.exception)
+    assert not (tmp_path / "out").exists()

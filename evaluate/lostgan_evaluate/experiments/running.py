@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from lostgan_evaluate.subjects import Choice, subject_of_model
 from lostgan_serve.errors import DivergedError, EvaluationError
 from lostgan_serve.files import reading, writable, write_file
 from lostgan_serve.progress import SILENT, Progress
-from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint
+from lostgan_train.data import Source
+from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint, random_checkpoint
 from lostgan_train.networks.generator import GeneratorConfig
 from lostgan_train.networks.runner import GeneratorRunner
 from lostgan_train.run_file import RUN_FILE, read_run
@@ -27,6 +30,8 @@ from lostgan_train.states import newest_step
 from lostgan_train.training import train, train_semi
 
 GENERATOR_FILE = "generator.safetensors"
+
+_REHEARSED = 8  # layouts
 
 _FREE = frozenset(
     ("steps", "workers", "accumulate", "checkpoint_every", "keep", "sample_every", "images", "splits", "strict")
@@ -60,6 +65,12 @@ class Plan:
         """Folder of the training data."""
         return Path(self.options["data"]).absolute()
 
+    def choice(self, most: int | None = None) -> Choice:
+        """The data to evaluate on. most: layouts at most."""
+        training = self.data if self.held_out is not None else None
+        counts = [count for count in (self.count, most) if count is not None]
+        return Choice(self.held_out or self.data, training, samples=self.samples, count=min(counts, default=None))
+
     def jobs(self) -> list[tuple[Model, int]]:
         """The networks to train: every one with the first seed, then with the next, so that comparisons come early."""
         models = {row.model.name: row.model for row in self.rows()}
@@ -81,12 +92,11 @@ def run(plan: Plan, progress: Progress = SILENT) -> Path:
     KeyboardInterrupt where a signal stopped a training, whose state is saved; EvaluationError for a network that is
     there and was trained otherwise, and what training and evaluation raise.
     """
-    for name in plan.metrics:
-        registry.metric(name)
     jobs = plan.jobs()
     for model, seed in jobs:  # first: what would be refused should not cost the hours of the others
-        _check_same(plan, model, seed, _settings(plan, model, seed))
-    outcome = Outcome(replace(plan.experiment, rows=tuple(plan.rows())), plan.seeds)
+        _check_same(plan, model, seed, settings_of(plan, model, seed))
+    missing = _rehearse(plan, progress)
+    outcome = Outcome(replace(plan.experiment, rows=tuple(plan.rows())), plan.seeds, missing=missing)
     with writable(plan.out), writable(plan.networks):
         for number, (model, seed) in enumerate(jobs, 1):
             progress.note(f"network {number} of {len(jobs)}: {model.name}, seed {seed}")
@@ -103,7 +113,7 @@ def run(plan: Plan, progress: Progress = SILENT) -> Path:
 
 def _trained(plan: Plan, model: Model, seed: int, progress: Progress) -> Path:
     """The checkpoint of a network, trained up to the budget. Raises KeyboardInterrupt where a signal stopped it."""
-    out, settings = _folder(plan, model, seed), _settings(plan, model, seed)
+    out, settings = _folder(plan, model, seed), settings_of(plan, model, seed)
     checkpoint = out / GENERATOR_FILE
     with reading(out):
         resume = (out / RUN_FILE).exists()
@@ -122,8 +132,8 @@ def _folder(plan: Plan, model: Model, seed: int) -> Path:
     return plan.networks / f"{model.name}-seed{seed}"
 
 
-def _settings(plan: Plan, model: Model, seed: int) -> TrainSettings:
-    """The settings of a network. No samples are drawn in training: they would cost a classifier each time."""
+def settings_of(plan: Plan, model: Model, seed: int) -> TrainSettings:
+    """The settings of a network. No samples are generated in training: they would cost a classifier each time."""
     kind = SemiSettings if model.semi else TrainSettings
     known = {item.name for item in fields(kind)}
     values = {name: value for name, value in plan.options.items() if name in known} | dict(model.changes)
@@ -157,37 +167,55 @@ def _check_same(plan: Plan, model: Model, seed: int, settings: TrainSettings) ->
 def _measure_all(plan: Plan, model: Model, seed: int, checkpoint: Path, outcome: Outcome, progress: Progress) -> None:
     """Measure all that rows ask of a network."""
     rows = {row.measurement: row for row in plan.rows() if row.model.name == model.name}
+    load = cache(lambda: load_checkpoint(checkpoint))  # takes seconds, for nothing where all is measured
     for name, row in rows.items():
         if row.posthoc:
             outcome.missing[f"{name}, seed {seed}"] = "generate it by lostgan-serve gaugan, which takes its weights"
         else:
-            outcome.evaluations[name, seed] = _evaluated(plan, row, seed, checkpoint, progress)
+            outcome.evaluations[name, seed] = _evaluated(plan, row, seed, checkpoint, load, progress)
 
 
-def _evaluated(plan: Plan, row: Row, seed: int, file: Path, progress: Progress) -> Path:
+def _evaluated(plan: Plan, row: Row, seed: int, file: Path, load: Callable[[], Checkpoint], progress: Progress) -> Path:
     """The evaluation.json of a network with some of its stages. Its folder's name depends on all that it was made of,
     so that another budget or other data are measured anew."""
-    checkpoint = load_checkpoint(file)
     folders = [str(folder and folder.absolute()) for folder in (plan.data, plan.held_out, plan.weights)]
-    made_of = [checkpoint.sha256, *folders, plan.count, plan.samples, *plan.metrics]
+    made_of = [hashlib.sha256(file.read_bytes()).hexdigest(), *folders, plan.count, plan.samples, *plan.metrics]
     digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]
     out = file.parent / f"evaluation-{row.measurement}-{digest}"
     done, evaluation = out / "complete", out / EVALUATION_FILE
     with reading(out):
         if done.exists() and evaluation.exists():
             return evaluation
-    _evaluate(plan, row, seed, checkpoint, out, progress)
+    _evaluate(plan, row, seed, load(), out, progress)
     write_file(done, b"")  # evaluation.json is there after the first metric already
     return evaluation
 
 
+def _rehearse(plan: Plan, progress: Progress) -> dict[str, str]:
+    """Generate a few layouts by an untrained network, so that what evaluation would refuse is told before the hours of
+    training. Returns the metrics that cannot be measured, with the reasons. Raises EvaluationError where none can."""
+    metrics = [registry.metric(name) for name in plan.metrics]
+    with tempfile.TemporaryDirectory(prefix="lostgan-experiment-") as folder:
+        tools = open_tools(Path(folder), plan.weights)
+        subject = subject_of_model("rehearsal", _untrained, plan.choice(_REHEARSED), Path(folder))
+        reasons = {metric.name: metric.why_not(subject, tools) for metric in metrics}
+    missing = {name: reason for name, reason in reasons.items() if reason}
+    for name, reason in missing.items():
+        progress.note(f"note: {name} is left out: {reason}")
+    if len(missing) == len(plan.metrics):
+        raise EvaluationError(f"--metrics: nothing can be measured; {next(iter(missing.values()))}")
+    return missing
+
+
+def _untrained(source: Source, _side_px: int | None) -> GeneratorRunner:
+    return GeneratorRunner(random_checkpoint("v1-64", source.vocabulary, seed=0, ch=1))
+
+
 def _evaluate(plan: Plan, row: Row, seed: int, checkpoint: Checkpoint, out: Path, progress: Progress) -> None:
-    training = plan.data if plan.held_out is not None else None
-    choice = Choice(plan.held_out or plan.data, training, samples=plan.samples, count=plan.count)
     tools = open_tools(out, plan.weights, seed=seed, progress=progress)
     with closing(GeneratorRunner(checkpoint, row.mask_stages)) as runner:
         name = f"{row.measurement}, seed {seed}"
-        subject = subject_of_model(name, lambda *_: runner, choice, out, seed=seed, progress=progress)
+        subject = subject_of_model(name, lambda *_: runner, plan.choice(), out, seed=seed, progress=progress)
         evaluate(subject, tools, [name for name in plan.metrics if not registry.metric(name).why_not(subject, tools)])
 
 

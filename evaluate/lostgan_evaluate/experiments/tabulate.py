@@ -81,8 +81,8 @@ def _row(experiment: Experiment, row: Row, by_seed: list[dict[str, dict[str, Any
     figures = {score: asdict(figure) for score in BETTER if (figure := _figure_of(experiment, row, score)) is not None}
     return {
         "row": row.key,
-        "method": row.method,
-        "network": row.model.name,
+        "method": row.title,
+        "network": DASH if row.real else row.model.name,
         "scores": {name: _summary([scores.get(name) for scores in by_seed]) for name in names},
         "published": figures,
     }
@@ -154,7 +154,8 @@ def measured_grid(table: Mapping[str, Any]) -> Grid:
         (row["method"], row["network"], *(_cell(row["scores"].get(name)) for name in names)) for row in table["rows"]
     )
     budget = ", ".join(f"{name} {value}" for name, value in table["budget"].items() if value not in (None, [], ()))
-    note = f"Means and standard deviations over {table['seeds']} seeds of training. All rows alike: {budget}."
+    seeds = f"{table['seeds']} seeds" if table["seeds"] > 1 else "one seed"
+    note = f"Means and standard deviations over {seeds} of training. All rows alike: {budget}."
     return Grid("Measured here", ("method", "network", *names), rows, note)
 
 
