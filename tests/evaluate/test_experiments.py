@@ -126,6 +126,7 @@ def test_a_table_has_means_spreads_and_verdicts(tmp_path: Path) -> None:
     assert full["scores"]["fd_efficientnet_lite0"]["mean"] == pytest.approx(11.0)
     assert full["scores"]["fd_efficientnet_lite0"]["spread"] == pytest.approx(1.0)
     assert full["published"]["FID"] == {"value": 24.76, "spread": None, "text": "24.76"}
+    assert {tuple(sorted(claim.weights)) for claim in experiment.claims} == {("full", "without-object-head")}
     verdicts = {(claim["text"], claim["score"]): claim["verdict"] for claim in table["claims"]}
     assert verdicts["the full model is better than w/o object head in D", "fd_efficientnet_lite0"] == "confirmed"
     assert verdicts["the full model is better than w/o object head in D", "IS"] == "not measured"

@@ -93,11 +93,13 @@ class Experiment:
         return replace(self, rows=rows, variant=variant)
 
     def with_rows(self, keys: tuple[str, ...]) -> Experiment:
-        """The table with some of its rows. Raises EvaluationError for one that it does not have."""
+        """The table with some of its rows, and the claims on them. Raises EvaluationError for a row that it does not
+        have."""
         known = [row.key for row in self.rows]
         if unknown := [key for key in keys if key not in known]:
             raise EvaluationError(f"--rows {unknown[0]}: {self.name} has {', '.join(known)}")
-        return replace(self, rows=tuple(row for row in self.rows if row.key in keys))
+        rows = tuple(row for row in self.rows if row.key in keys)
+        return replace(self, rows=rows, claims=tuple(claim for claim in self.claims if set(claim.weights) <= set(keys)))
 
 
 _SEEDS = 3
