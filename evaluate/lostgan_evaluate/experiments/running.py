@@ -124,6 +124,7 @@ def _trained(plan: Plan, model: Model, seed: int, progress: Progress) -> Path:
     else:
         train(settings, out, resume=resume, progress=progress)
     if newest_step(out) < settings.steps:
+        progress.note("the same command goes on with the experiment")
         raise KeyboardInterrupt
     return checkpoint
 

@@ -174,7 +174,7 @@ _TABLE_2 = Experiment(
 _TABLE_3 = Experiment(
     "table3",
     3,
-    ("ap",),
+    ("detection",),
     (Row("v2-256", "LostGAN-V2", 256, _V2_256), _real("real", None, _V2_256)),
     (
         _better(

@@ -32,7 +32,7 @@ def facts_grid(runs: Sequence[Run]) -> Grid:
 def differences_grid(runs: Sequence[Run]) -> Grid:
     """Everything that scores depend on, and in which the runs differ."""
     names = dict.fromkeys(name for run in runs for name in run.facts)
-    differing = [name for name in names if len({run.facts.get(name) for run in runs}) > 1]
+    differing = [name for name in names if name != "subject.name" and _differs(runs, name)]
     note = "" if differing else "The runs agree in all that their files tell."
     grid = _facts(runs, "Why numbers differ", differing)
     return Grid(grid.title, grid.heads, grid.rows, note)
@@ -83,6 +83,12 @@ def _score_names(runs: Sequence[Run]) -> list[str]:
 
 def _known(runs: Sequence[Run], name: str) -> bool:
     return any(name in run.facts for run in runs)
+
+
+def _differs(runs: Sequence[Run], name: str) -> bool:
+    """Whether runs differ in a fact; in that of a score, only those that have the score."""
+    values = {run.facts.get(name) for run in runs}
+    return len(values - {None} if name.startswith("score.") else values) > 1
 
 
 def _facts(runs: Sequence[Run], title: str, names: Sequence[str]) -> Grid:

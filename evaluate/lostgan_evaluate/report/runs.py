@@ -98,6 +98,9 @@ def read_files(files: Sequence[Path]) -> tuple[list[Run], list[Table]]:
     return _named(evaluations), tables
 
 
+_DIGEST = 16
+"""Characters of a checksum that are told."""
+
 _GIVE = "give evaluation.json of `lostgan-serve evaluate`, or table.json of `experiment`"
 
 
@@ -152,4 +155,4 @@ def _facts(found: _Evaluation) -> dict[str, str]:
 def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
     if isinstance(value, Mapping):
         return [item for key, part in value.items() for item in _flat(f"{prefix}.{key}" if prefix else str(key), part)]
-    return [] if value is None else [(prefix, str(value))]
+    return [] if value is None else [(prefix, str(value)[:_DIGEST] if prefix.endswith("sha256") else str(value))]
