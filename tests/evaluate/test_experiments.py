@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,9 @@ def test_an_experiment_goes_on_where_it_was(
 
     running.run(plan, heard := Heard())
     assert not heard.counts, "nothing is left to train or to measure"
+    (released := plan.networks / "v1-64-seed0" / "generator.safetensors").write_bytes(b"of an earlier state")
+    os.utime(released, (1, 1))
+    assert json.loads(running.run(plan).read_text())["rows"] == table["rows"], "released again, and measured already"
     more = replace(plan, options={**plan.options, "steps": 3}, seeds=1)
     again = json.loads(running.run(more).read_text())
     assert again["rows"][1]["scores"]["is_efficientnet_lite0"]["values"] != row["is_efficientnet_lite0"]["values"][:1]

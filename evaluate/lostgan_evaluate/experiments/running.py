@@ -26,7 +26,7 @@ from lostgan_train.networks.generator import GeneratorConfig
 from lostgan_train.networks.runner import GeneratorRunner
 from lostgan_train.run_file import RUN_FILE, read_run
 from lostgan_train.settings import SemiSettings, TrainSettings, build, option_name
-from lostgan_train.states import newest_step
+from lostgan_train.states import newest_step, states_in, step_of
 from lostgan_train.training import train, train_semi
 
 GENERATOR_FILE = "generator.safetensors"
@@ -117,7 +117,7 @@ def _trained(plan: Plan, model: Model, seed: int, progress: Progress) -> Path:
     checkpoint = out / GENERATOR_FILE
     with reading(out):
         resume = (out / RUN_FILE).exists()
-        if resume and newest_step(out) >= settings.steps and checkpoint.exists():
+        if resume and _finished(out, settings.steps):
             return checkpoint
     if isinstance(settings, SemiSettings):
         train_semi(settings, out, resume=resume, progress=progress)
@@ -127,6 +127,14 @@ def _trained(plan: Plan, model: Model, seed: int, progress: Progress) -> Path:
         progress.note("the same command goes on with the experiment")
         raise KeyboardInterrupt
     return checkpoint
+
+
+def _finished(out: Path, steps: int) -> bool:
+    """Whether a network was trained for so many steps, and released: a kill may have come between the two."""
+    states, checkpoint = states_in(out), out / GENERATOR_FILE
+    if not states or step_of(states[0]) < steps or not checkpoint.exists():
+        return False
+    return checkpoint.stat().st_mtime_ns >= states[0].stat().st_mtime_ns
 
 
 def _folder(plan: Plan, model: Model, seed: int) -> Path:
