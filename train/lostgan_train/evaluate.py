@@ -128,8 +128,8 @@ def score_layouts(
             image, other = (images[k].astype(np.float32) for images, _ in styles)
             distances.append(float(np.abs(image - other).mean()))
             differences.append(float(np.abs(image - scene.image).mean()))
-            ious += _ious(styles[0][1][k], scene.masks)
-            of_boxes += _ious(owners_by_box(boxes_of(scene), len(image)), scene.masks)
+            ious += object_ious(styles[0][1][k], scene.masks)
+            of_boxes += object_ious(owners_by_box(boxes_of(scene), len(image)), scene.masks)
         boxes = [boxes_of(scene) for _, scene in batch]
         pictures = [np.stack([scene.image for _, scene in batch]), *(images for images, _ in styles)]
         guesses = [recognise(classifier, crop(torch.from_numpy(images), boxes)) for images in pictures]
@@ -220,7 +220,11 @@ def _generate(checkpoint: Checkpoint, layouts: Sequence[Layout], style: int) -> 
     return np.concatenate(images), np.concatenate(owners)
 
 
-def _ious(owners: Array, masks: Array) -> list[float]:
+def object_ious(owners: Array, masks: Array) -> list[float]:
+    """Intersection over union of the region that each object owns and its true mask, NaN where both are empty.
+
+    owners: [R, R], the object of each pixel. masks: [N, R, R] bool.
+    """
     regions = owners[None] == np.arange(len(masks))[:, None, None]
     both, either = (regions & masks).sum((1, 2)), (regions | masks).sum((1, 2))
     return list(both / either)

@@ -25,17 +25,20 @@ FEWEST, LEAST_SHARE = 3, math.nextafter(0.02, 1)
 
 def is_coco_stuff(folder: Path, split: str) -> bool:
     """Whether a folder has the files of that split. Raises DataError where one of the two is missing."""
-    there = [path for path in _files(folder, split) if path.is_file()]
+    there = [path for path in annotation_files(folder, split) if path.is_file()]
     if len(there) == 1:
-        missing = next(path for path in _files(folder, split) if path not in there)
+        missing = next(path for path in annotation_files(folder, split) if path not in there)
         raise DataError(f"{missing}: missing beside {there[0].name}; COCO-Stuff needs both")
-    if not there and any(path.is_file() for path in _files(folder, "train") + _files(folder, "val")):
-        names = " and ".join(str(path) for path in _files(folder, split))
+    if not there and any(
+        path.is_file() for path in annotation_files(folder, "train") + annotation_files(folder, "val")
+    ):
+        names = " and ".join(str(path) for path in annotation_files(folder, split))
         raise DataError(f"{folder}: this COCO-Stuff has no split {split!r}; the files are {names}")
     return bool(there)
 
 
-def _files(folder: Path, split: str) -> list[Path]:
+def annotation_files(folder: Path, split: str) -> list[Path]:
+    """The files of a split: things, and stuff."""
     return [folder / "annotations" / f"{kind}_{split}2017.json" for kind in ("instances", "stuff")]
 
 
@@ -52,7 +55,7 @@ def open_coco_stuff(
     summary = Summary(str(folder), f"COCO-Stuff 2017, split {split}", strict, paper_images=PAPER_IMAGES.get(split))
     files = Images(folder, named, [f"{split}2017"])
     images = None
-    for path in _files(folder, split):
+    for path in annotation_files(folder, split):
         document = load_json(path, slim)
         labels = _labels(read_categories(document, path), vocabulary, path)
         images = images or CocoImages(document, path, files, summary)

@@ -1,0 +1,149 @@
+"""True masks of objects, as the annotation files of the data state them: polygons, or RLE, compressed or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle  # type: ignore[import-untyped]
+
+from lostgan_serve.contract import Array
+from lostgan_serve.layout import Box
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.data import Example, Summary
+from lostgan_train.data.coco import ANNOTATIONS_FILE, CocoImages, read_categories, slim
+from lostgan_train.data.coco_stuff import annotation_files
+from lostgan_train.data.fields import Problem, box_in, id_in, unit_box, whole_id
+from lostgan_train.data.images import Images
+from lostgan_train.data.json_file import Json, load_json
+from lostgan_train.data.visual_genome import is_visual_genome
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+"""The box of the whole image."""
+
+
+class TrueObject(NamedTuple):
+    """An object of an `Example`: its image, the id of its label, and its box."""
+
+    image: Path
+    label: int
+    box: Box
+
+
+@dataclass(frozen=True)
+class TrueMask:
+    """A mask as compressed RLE, which takes some hundred bytes. size_px: height and width."""
+
+    size_px: tuple[int, int]
+    counts: bytes
+
+    def pixels(self) -> Array:
+        """The mask as the annotations have it: [H, W] bool."""
+        return _decoded({"size": list(self.size_px), "counts": self.counts}).astype(bool)
+
+
+def objects_of(example: Example) -> list[TrueObject]:
+    """The objects of an image, in their order."""
+    return [TrueObject(example.image, *pair) for pair in zip(example.labels, example.boxes, strict=True)]
+
+
+def without_masks(folder: Path) -> str | None:
+    """Why there are no true masks in a folder of data."""
+    return f"{folder}: Visual Genome annotates boxes, and no masks" if is_visual_genome(folder) else None
+
+
+def read_masks(
+    folder: Path, split: str, vocabulary: Vocabulary, wanted: Iterable[TrueObject]
+) -> dict[TrueObject, TrueMask]:
+    """Read the masks of objects from `annotations.json`, or of COCO-Stuff from the two files of a split.
+
+    An object whose mask is not stated, or damaged, is left out. Each annotation is let go of once it is read, since
+    COCO-Stuff has 860,000. Raises InputError and DataError, as `open_data`.
+    """
+    own = folder / ANNOTATIONS_FILE
+    files = [own] if own.is_file() else annotation_files(folder, split)
+    left, found = set(wanted), dict[TrueObject, TrueMask]()
+    images: CocoImages | None = None
+    for path in files:
+        document = load_json(path, _without_annotations)
+        if images is None:
+            parts = [] if own.is_file() else [f"{split}2017"]
+            images = CocoImages(document, path, Images(folder, None, parts), Summary(str(folder)))
+        known = {name: label for label, name in enumerate(vocabulary.labels)}
+        names = read_categories(document, path)
+        labels = {key: known[name] for key, name in names.items() if name in known}
+        load_json(path, _taker(images, labels, left, found))
+    return found
+
+
+def cut(mask: Array, box: Box, side_px: int) -> Array:
+    """Cut a box out of a mask, [H, W] bool, and resize it: [S, S] bool, True where it covers half a pixel or more."""
+    height, width = mask.shape
+    x, y, w, h = box
+    part = (x * width, y * height, min((x + w) * width, width), min((y + h) * height, height))
+    levels = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(levels.resize((side_px, side_px), Image.Resampling.BILINEAR, part)) >= 128
+
+
+def _without_annotations(item: Json) -> Json | None:
+    return None if "image_id" in item else item
+
+
+def _taker(
+    images: CocoImages, labels: Mapping[int, int], left: set[TrueObject], found: dict[TrueObject, TrueMask]
+) -> Callable[[Json], Json | None]:
+    """Make a `slim` of `load_json` that moves the objects in `left` to `found`, with their masks."""
+
+    def take(item: Json) -> Json | None:
+        if "image_id" not in item:
+            return item
+        with suppress(Problem, LookupError):  # what the reader of the data has told of, and left out
+            segmentation = item.get("segmentation")
+            image, label = images.by_id[id_in(item, "image_id")], labels[whole_id(item, "category_id")]
+            if segmentation and image is not None:
+                box = unit_box(box_in(slim(item), "bbox"), image.width, image.height, overhang=1.0)
+                one = TrueObject(image.image, label, box)
+                if one in left and (mask := _encoded(segmentation, round(image.height), round(image.width))):
+                    left.remove(one)
+                    found[one] = mask
+        return None
+
+    return take
+
+
+def _encoded(segmentation: Any, height: int, width: int) -> TrueMask | None:
+    """A segmentation as a mask; None for one that is damaged, empty or of another size than its image."""
+    try:
+        code = _compressed(segmentation, height, width)
+        pixels = _decoded(code)
+        if pixels.shape != (height, width) or not pixels.any():
+            return None
+    except Exception:  # pycocotools raises whatever comes: ValueError, TypeError, Exception itself
+        return None
+    return TrueMask((height, width), code["counts"])
+
+
+def _compressed(segmentation: Any, height: int, width: int) -> Json:
+    code: Json
+    if not isinstance(segmentation, dict):
+        polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
+        code = rle.merge(rle.frPyObjects([polygon for polygon in polygons if len(polygon) >= 6], height, width))
+    elif isinstance(segmentation["counts"], str):
+        code = {"size": segmentation["size"], "counts": segmentation["counts"].encode()}
+    else:
+        code = rle.frPyObjects(segmentation, height, width)
+    return code
+
+
+def _decoded(code: Json) -> Array:
+    """The levels of a mask, 0 and 1. Raises ValueError for one that is cut off, of which the rest is whatever stood in
+    memory."""
+    pixels: Array = rle.decode(code)
+    if int(pixels.sum(dtype=np.int64)) != int(rle.area(code)) or pixels.max(initial=0) > 1:
+        raise ValueError("not a mask")
+    return pixels
