@@ -219,8 +219,8 @@ def published_grid(table: int, data: str | None = None) -> Grid:
         f"Published, table {table}: {TITLES[table]}",
         ("method", "px", "data", *scores),
         tuple(_cells(row, scores) for row in rows),
-        "The paper's numbers: its data, its networks (Inception, AlexNet, ResNet-101, Faster R-CNN) and its budget. CAS, "
-        "APs and mask IoU are in percent.",
+        "The paper's numbers: its data, its networks (Inception, AlexNet, ResNet-101, Faster R-CNN) and its budget. "
+        "CAS, APs and mask IoU are in percent.",
     )
 
 
