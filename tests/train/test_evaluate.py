@@ -16,7 +16,18 @@ from torch import Tensor
 from conftest import Cli
 from lostgan_serve.errors import LostganError, TrainingError
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.classifier import Confusion, Lesson, boxes_of, crop, draw_crops, drawn, recognise, train_classifier
+from lostgan_train.classifier import (
+    SMALL,
+    Confusion,
+    Lesson,
+    boxes_of,
+    crop,
+    draw_crops,
+    drawn,
+    recognise,
+    steps_of,
+    train_classifier,
+)
 from lostgan_train.commands import evaluate
 from lostgan_train.distributed import Processes
 from lostgan_train.evaluate import repeats, score_layouts
@@ -32,7 +43,7 @@ SCENES = Vocabulary.built_in("scenes")
 
 def learnt(crops: Tensor, labels: Tensor, folder: Path, epochs: int) -> torch.nn.Module:
     lesson = Lesson("test", len(labels), lambda: (crops, labels))
-    network = train_classifier(lesson, SCENES, folder, Processes(), epochs=epochs)
+    network = train_classifier(lesson, SCENES, folder, Processes(), steps=steps_of(epochs, len(labels), SMALL))
     assert network is not None
     return network
 

@@ -1,4 +1,4 @@
-"""Recognition of crops: a small network that learns the labels of objects from pixels alone.
+"""Recognition of crops: a network that learns the labels of objects from pixels alone, a small one by default.
 
 A crop is the object's box, shrunk to CROP_PX x CROP_PX pixels. The network is told neither where the box lies nor how
 large it is, so a picture that shows nothing earns nothing. Objects of every size count.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -35,10 +35,7 @@ Crops = tuple[Tensor, Tensor]
 
 _DRAWN_PX = 128
 _WIDTH = 16
-_BATCH = 64
-_LEARNING_RATE, _WARM_UP = 3e-3, 0.3
-"""The rate rises to this over the first share of the steps, then falls as a half cosine."""
-
+_SAVE_EVERY = 500
 _CROPS_AT_ONCE = 512
 _MOST_WORKERS = 8
 
@@ -54,6 +51,26 @@ class Lesson:
     key: str
     count: int
     make: Callable[[], Crops | None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network learns labels from crops.
+
+    network: makes an untrained one for so many labels: [N, 3, CROP_PX, CROP_PX] in [-1, 1] -> scores [N, labels].
+    optimizer: takes its parameters. rate: the learning rate rises to this over the first share `warm_up` of the steps,
+    then falls as a half cosine. batch: crops in a step. smoothing: of labels. augment: changes a batch of scaled crops,
+    at random. bf16: whether convolutions and matrix products are of that type.
+    """
+
+    network: Callable[[int], nn.Module]
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    rate: float
+    warm_up: float
+    batch: int
+    smoothing: float = 0.0
+    augment: Callable[[Tensor], Tensor] = lambda crops: crops
+    bf16: bool = False
 
 
 def training_side(resolution: int) -> int:
@@ -124,17 +141,17 @@ def ids_of(scene: Scene) -> Tensor:
 
 
 class Classifier:
-    """A small network that learns labels from crops, for a `Loop`; crops: [N, 3, CROP_PX, CROP_PX] uint8.
+    """A network that learns labels from crops, for a `Loop`; crops: [N, 3, CROP_PX, CROP_PX] uint8.
 
     labels: how many ids there are. steps: all of the training, over which the rate rises and falls.
     """
 
-    def __init__(self, labels: int, steps: int, seed: int) -> None:
+    def __init__(self, recipe: Recipe, labels: int, steps: int, seed: int, device: torch.device) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = _network(labels)
-        self.steps = steps
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.01)
+            self.network = recipe.network(labels).to(device)
+        self.recipe, self.steps, self.device = recipe, steps, device
+        self.optimizer = recipe.optimizer(self.network.parameters())
 
     @property
     def state(self) -> Mapping[str, Stateful]:
@@ -143,11 +160,15 @@ class Classifier:
 
     def step(self, batch: Batch, number: int) -> dict[str, float]:
         """Make one update. Raises NotFiniteError."""
-        warm_up = max(1, round(_WARM_UP * self.steps))
+        recipe = self.recipe
+        warm_up = max(1, round(recipe.warm_up * self.steps))
         for group in self.optimizer.param_groups:
             share = (1 + math.cos(math.pi * number / self.steps)) / 2
-            group["lr"] = _LEARNING_RATE * min(1, (number + 1) / warm_up) * share
-        loss = F.cross_entropy(self.network(_scaled(batch["crops"])), batch["labels"], label_smoothing=0.05)
+            group["lr"] = recipe.rate * min(1, (number + 1) / warm_up) * share
+        crops = recipe.augment(_scaled(batch["crops"].to(self.device)))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
+            scores = self.network(crops)
+        loss = F.cross_entropy(scores.float(), batch["labels"].to(self.device), label_smoothing=recipe.smoothing)
         self.optimizer.zero_grad()
         loss.backward()
         value = float(loss.detach())
@@ -161,51 +182,64 @@ def train_classifier(
     folder: Path,
     processes: Processes,
     progress: Progress = SILENT,
-    epochs: int = EPOCHS,
+    steps: int | None = None,
     seed: int = 0,
+    recipe: Recipe | None = None,
 ) -> nn.Module | None:
-    """Learn labels from crops; a function of them and `seed`.
+    """Learn labels from crops; a function of them, `steps`, `seed` and `recipe`.
 
-    folder: keeps the state of each lesson in a subfolder; one that is finished is not learnt again. Returns a network
-    in evaluation mode, [N, 3, CROP_PX, CROP_PX] in [-1, 1] -> scores [N, labels], or None where SIGTERM or SIGINT
-    stopped it.
+    steps: by default those of `EPOCHS` epochs. recipe: by default that of the small network. folder: keeps the state of
+    each lesson in a subfolder; one that is finished is not learnt again. Returns a network in evaluation mode,
+    [N, 3, CROP_PX, CROP_PX] in [-1, 1] -> scores [N, labels], or None where SIGTERM or SIGINT stopped it.
     """
-    steps = epochs * _parts(lesson.count)
-    classifier = Classifier(len(vocabulary), steps, seed)
+    recipe = recipe or SMALL
+    steps = steps or steps_of(EPOCHS, lesson.count, recipe)
+    classifier = Classifier(recipe, len(vocabulary), steps, seed, processes.device)
     loop = Loop(
-        "learning labels", classifier, folder / lesson.key, Rhythm(steps, save_every=steps),
-        processes=processes, seed=seed, images=_BATCH, about={}, hint="take another --seed", progress=progress,
+        "learning labels", classifier, folder / lesson.key, Rhythm(steps, _SAVE_EVERY),
+        processes=processes, seed=seed, images=recipe.batch, about={}, hint="take another --seed", progress=progress,
     )  # fmt: skip
     loop.resume()
     if loop.done == steps:
         return classifier.network.eval()
     crops = lesson.make()
-    if crops is None or not loop.run(lambda first: _batches(crops, first, steps, seed)):
+    if crops is None or not loop.run(lambda first: _batches(crops, recipe.batch, first, steps, seed)):
         return None
     return classifier.network.eval()
 
 
-def _parts(count: int) -> int:
-    """The batches of an epoch of so many crops."""
-    return -(-count // _BATCH)
+def steps_of(epochs: int, crops: int, recipe: Recipe) -> int:
+    """The steps of so many epochs of so many crops."""
+    return epochs * -(-crops // recipe.batch)
 
 
-def _batches(made: Crops, first: int, last: int, seed: int) -> Batches:
+def _batches(made: Crops, size: int, first: int, last: int, seed: int) -> Batches:
     crops, labels = made
     for number in range(first, last):
-        epoch, part = divmod(number, _parts(len(crops)))
+        epoch, part = divmod(number, -(-len(crops) // size))
         order = torch.randperm(len(crops), generator=epoch_generator(seed, epoch))
-        chosen = order[part * _BATCH : (part + 1) * _BATCH]
+        chosen = order[part * size : (part + 1) * size]
         yield {"crops": crops[chosen], "labels": labels[chosen]}
 
 
-def _network(labels: int) -> nn.Sequential:
+def _small(labels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in ((3, _WIDTH), (_WIDTH, 2 * _WIDTH), (2 * _WIDTH, 4 * _WIDTH)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))
     side = CROP_PX // 8
     return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * _WIDTH * side * side, labels))
+
+
+SMALL = Recipe(
+    _small,
+    lambda parameters: torch.optim.AdamW(parameters, weight_decay=0.01),
+    rate=3e-3,
+    warm_up=0.3,
+    batch=64,
+    smoothing=0.05,
+)
+"""A network of three convolutions that learns in a minute or so on one CPU core."""
 
 
 def _scaled(crops: Tensor) -> Tensor:
@@ -215,8 +249,9 @@ def _scaled(crops: Tensor) -> Tensor:
 @torch.no_grad()
 def recognise(network: nn.Module, crops: Tensor) -> Tensor:
     """The ids of the labels that crops, as of `crop`, seem to show: [N] int64."""
-    guesses = [cast(Tensor, network(_scaled(part))).argmax(1) for part in crops.split(_CROPS_AT_ONCE)]
-    return torch.cat(guesses)
+    device = next(network.parameters()).device
+    guesses = [cast(Tensor, network(_scaled(part.to(device)))).argmax(1) for part in crops.split(_CROPS_AT_ONCE)]
+    return torch.cat(guesses).cpu()
 
 
 @dataclass(frozen=True)
