@@ -17,6 +17,7 @@ from lostgan_evaluate.experiments.running import Plan
 from lostgan_evaluate.experiments.tables import EXPERIMENTS, Experiment
 from lostgan_evaluate.experiments.tabulate import Outcome, markdown, tabulate
 from lostgan_evaluate.experiments.verdicts import Verdict, judge
+from lostgan_evaluate.metrics import registry
 from lostgan_evaluate.published import BETTER, published_figure
 from lostgan_serve.errors import DivergedError, EvaluationError, LostganError
 from lostgan_train.settings import SemiSettings
@@ -36,6 +37,11 @@ def test_every_row_is_one_of_the_papers(experiment: Experiment) -> None:
     for row in experiment.rows:
         scores = [published_figure(experiment.table, row.method, row.resolution_px, score) for score in BETTER]
         assert any(scores), row.key
+
+
+@pytest.mark.parametrize("experiment", TABLES, ids=named)
+def test_every_metric_is_there(experiment: Experiment) -> None:
+    assert set(experiment.metrics) <= set(registry.NAMES)
 
 
 @pytest.mark.parametrize("experiment", TABLES, ids=named)
