@@ -10,16 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from lostgan_evaluate.features.store import FeatureStore
+from lostgan_evaluate.images import Reading
 from lostgan_evaluate.metrics import detection
-from lostgan_evaluate.protocols import protocol_named
+from lostgan_evaluate.protocols import Protocol, protocol_named
 from lostgan_evaluate.scores import Score
 from lostgan_evaluate.subject import Sample, Subject, Tools
 from lostgan_evaluate.weights import WeightFiles
@@ -31,6 +33,7 @@ from lostgan_train.semi_supervised.detector import Detector
 from lostgan_train.semi_supervised.pseudo_labels import Detected, average_precision
 
 LABELS = (1, 2, 3, 4)
+SCENES = protocol_named("scenes-64")
 
 
 def image_of(*objects: tuple[int, Box]) -> Example:
@@ -162,11 +165,11 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection, "_WORKERS", 0)
 
 
-def measured(source: Source, out: Path) -> dict[str, Score]:
+def measured(source: Source, out: Path, protocol: Protocol = SCENES) -> dict[str, Score]:
     """The scores of a perfect generator, whose images are the real ones."""
     samples = tuple(Sample(example.image, place) for place, example in enumerate(source.examples))
     few = replace(source, examples=source.examples[:10])
-    subject = Subject("real", samples, source.examples, protocol_named("scenes-64"), source, training=few)
+    subject = Subject("real", samples, source.examples, protocol, source, training=few)
     tools = Tools(out, FeatureStore(out, lambda _: None), WeightFiles(), (), SILENT)  # type: ignore[arg-type, return-value]
     return {score.name: score for score in detection.METRIC.measure(subject, tools).scores}
 
@@ -202,6 +205,23 @@ def test_the_detector_is_trained_once_also_where_it_is_interrupted(
     first = measured(source, tmp_path)
     assert measured(source, tmp_path) == first
     assert made == [0, 1, 2, 3]
+
+
+def test_all_images_are_read_as_the_protocol_says(
+    source: Source, tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read at one px, an image is of one colour, whatever the side that the detector sees."""
+    seen: list[Tensor] = []
+    images_of = detectors.images_of
+
+    def listening(batch: Batch, device: torch.device) -> list[Tensor]:
+        seen.extend(batch["image"])
+        return images_of(batch, device)
+
+    monkeypatch.setattr(detectors, "images_of", listening)
+    measured(source, tmp_path, replace(SCENES, reading=Reading(1)))
+    assert len(seen) >= 2 * len(source.examples) + 4 * detection.BATCH
+    assert all(image.shape == (3, 64, 64) and not image.flatten(1).std(1).any() for image in seen)
 
 
 def test_the_paper_s_data_have_the_paper_s_detector() -> None:

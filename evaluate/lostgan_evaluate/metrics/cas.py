@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lostgan_evaluate.images import Reading, Region, read
 from lostgan_evaluate.metrics import Metric, needs_layouts
+from lostgan_evaluate.metrics.scene import object_regions
 from lostgan_evaluate.protocols import CropClassifier
 from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.subject import Subject, Tools
@@ -85,21 +86,18 @@ def recipe_for(name: CropClassifier, device: torch.device) -> Recipe:
 
 def read_crops(objects: Sequence[Object], reading: Reading, progress: Progress) -> Crops:
     """Crops of objects and the ids of their labels. Raises DataError for an image that does not decode."""
-    made = np.empty((len(objects), CROP_PX, CROP_PX, 3), np.uint8)
+    crops = np.empty((len(objects), CROP_PX, CROP_PX, 3), np.uint8)
     with ThreadPoolExecutor(usable_cores()) as pool, progress.count("cutting crops", len(objects)) as advance:
-        crops = pool.map(lambda each: read(each[0], reading, CROP_PX), objects)
-        for place, crop in enumerate(crops):
-            made[place] = crop
-            if (place + 1) % _CROPS_AT_ONCE == 0 or place + 1 == len(objects):
-                advance(place + 1, "")
-    return torch.from_numpy(made).permute(0, 3, 1, 2).contiguous(), torch.tensor([label for _, label in objects])
+        for start in range(0, len(objects), _CROPS_AT_ONCE):
+            part = objects[start : start + _CROPS_AT_ONCE]
+            crops[start : start + len(part)] = list(pool.map(lambda each: read(each[0], reading, CROP_PX), part))
+            advance(start + len(part), "")
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous(), torch.tensor([label for _, label in objects])
 
 
 def _objects(example: Example, file: Region) -> list[Object]:
     """The objects of a layout in an image."""
-    return [
-        (Region(file.file, file.size_px, box), label) for box, label in zip(example.boxes, example.labels, strict=True)
-    ]
+    return list(zip(object_regions(example, file), example.labels, strict=True))
 
 
 def _real_objects(examples: Sequence[Example]) -> list[Object]:
