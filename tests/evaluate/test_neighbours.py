@@ -98,7 +98,7 @@ def test_real_images_are_as_near_as_real_images(held_out: Path, scenes: Path, tm
 def test_of_many_training_images_as_many_as_fit_are_searched(
     held_out: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbours, "MOST_NUMBERS", 5 * 48)  # five images of 48 features
+    monkeypatch.setattr(neighbours, "MOST_NUMBERS", 5 * 6)  # five images of six features
     subject = perfect(held_out, tmp_path / "samples")
     subject = replace(subject, training=open_data(scenes), training_data=scenes)
     (score,) = neighbours.METRIC.measure(subject, tools_in(tmp_path)).scores

@@ -26,7 +26,7 @@ from lostgan_train.networks.runner import GeneratorRunner
 from lostgan_train.synthetic.dataset import write_dataset
 from measuring import perfect, tools_in
 
-SLOTS = 12
+SLOTS, LAYOUTS = 12, 8
 LAYOUT = Layout(
     (
         LayoutObject("sky", (0.0, 0.0, 1.0, 0.6), "sky-1"),
@@ -42,7 +42,7 @@ MANY = [LAYOUT] * 200
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "held-out"
-    write_dataset(folder, 8, 64, workers=1, held_out=True)
+    write_dataset(folder, 10, 64, workers=1, held_out=True)
     return folder
 
 
@@ -58,8 +58,8 @@ def runner() -> GeneratorRunner:
 
 @pytest.fixture
 def subject(runner: GeneratorRunner, held_out: Path, tmp_path: Path) -> Subject:
-    """Five layouts in two styles."""
-    return subject_of_model("tiny", lambda *_: runner, Choice(held_out, samples=2, count=5), tmp_path)
+    """Some layouts in two styles."""
+    return subject_of_model("tiny", lambda *_: runner, Choice(held_out, samples=2, count=LAYOUTS), tmp_path)
 
 
 @pytest.mark.parametrize("name", DISTURBANCES)
@@ -107,11 +107,11 @@ def test_numbers_sizes_and_places_change_as_stated() -> None:
 def test_each_disturbance_gets_a_score_beside_the_undisturbed_one(subject: Subject, tmp_path: Path) -> None:
     tools = tools_in(tmp_path)
     measured = robustness.METRIC.measure(subject, tools)
-    assert [score.name for score in measured.scores] == [f"{name}_kid_efficientnet_lite0" for name in DISTURBANCES]
+    assert [score.name for score in measured.scores] == [f"{name}_fd_efficientnet_lite0" for name in DISTURBANCES]
     (undisturbed,) = {score.facts["undisturbed"] for score in measured.scores}
     for score in measured.scores:
         assert score.facts["change"] == pytest.approx(score.value / undisturbed - 1)
-        assert score.facts["images"] == 5
+        assert score.facts["images"] == LAYOUTS
     assert len({score.value for score in measured.scores}) == len(DISTURBANCES)
     assert (tmp_path / measured.sheets[0]).is_file()
     found = provenance_of(next(iter((tmp_path / "robustness/crowded").glob("*.png"))))
@@ -122,7 +122,7 @@ def test_each_disturbance_gets_a_score_beside_the_undisturbed_one(subject: Subje
 def test_disturbed_images_are_generated_once(subject: Subject, tmp_path: Path) -> None:
     robustness.METRIC.measure(subject, tools_in(tmp_path))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "robustness").rglob("*.png")}
-    assert len(before) == 5 * len(DISTURBANCES)
+    assert len(before) == LAYOUTS * len(DISTURBANCES)
     robustness.METRIC.measure(subject, tools_in(tmp_path))
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "robustness").rglob("*.png")}
 
@@ -133,12 +133,12 @@ def test_every_stage_of_masks_is_measured(subject: Subject, tmp_path: Path) -> N
     assert mask_stages.METRIC.why_not(subject, tools) is None
     measured = mask_stages.METRIC.measure(subject, tools)
     names = {score.name: score for score in measured.scores}
-    assert list(names) == [f"m{k}_{kind}_efficientnet_lite0" for k in range(5) for kind in ("kid", "is")]
+    assert list(names) == [f"m{k}_{kind}_efficientnet_lite0" for k in range(5) for kind in ("fd", "is")]
     own, real = (
         tools.features.features("efficientnet-lite0", regions, subject.protocol.reading)["features"]
         for regions in (whole(subject.first_styles()), whole(subject.real))
     )
-    assert names["m4_kid_efficientnet_lite0"].value == pytest.approx(kernel_distance(own, real)[0])
+    assert names["m4_fd_efficientnet_lite0"].value == pytest.approx(frechet_distance(own, real))
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["m0", "m1", "m2", "m3"]
     first = subject.first_styles()[0].file
     images = [(tmp_path / "stages" / f"m{k}" / first.name.replace(".seed0", "")).read_bytes() for k in range(4)]
