@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import pickle
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import cast
 
@@ -107,12 +107,15 @@ class LitePerceptualLoss(nn.Module):
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
         """image, target: [B, 3, R, R] in [-1, 1]. Returns a scalar."""
         with torch.no_grad():
-            wanted = [maps.float() for maps in self.network.maps(levels(target))]
-        found = self.network.maps(levels(image))
+            wanted = [maps.float() for maps in self._maps(target)]
         terms = [
-            weight * F.l1_loss(x.float(), y) / y.std() for weight, x, y in zip(LITE_WEIGHTS, found, wanted, strict=True)
+            weight * F.l1_loss(x.float(), y) / y.std()
+            for weight, x, y in zip(LITE_WEIGHTS, self._maps(image), wanted, strict=True)
         ]
         return torch.stack(terms).sum()
+
+    def _maps(self, image: Tensor) -> Iterator[Tensor]:
+        return islice(self.network.maps(levels(image)), len(LITE_WEIGHTS))
 
 
 class EfficientNetLite0(nn.Module):
@@ -139,19 +142,22 @@ class EfficientNetLite0(nn.Module):
         self.classes = nn.Linear(_HEAD, _CLASSES)
 
     def maps(self, x: Tensor) -> Iterator[Tensor]:
-        """Feature maps of the stem and the first stages, one for each of `LITE_WEIGHTS`."""
+        """Feature maps of the stem and of each stage, in their order; those after the last one that is taken are not
+        computed."""
         x = self.stem(x)
         yield x
-        for stage in list(self.stages)[: len(LITE_WEIGHTS) - 1]:
+        for stage in self.stages:
             x = stage(x)
             yield x
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """[B, 3, R, R] -> features [B, 1280], the mean of the last maps."""
+        *_, last = self.maps(x)
+        return cast(Tensor, self.head(last).mean((2, 3)))
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, R, R] -> class scores [B, 1000]."""
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        return cast(Tensor, self.classes(self.head(x).mean((2, 3))))
+        return cast(Tensor, self.classes(self.pooled(x)))
 
 
 class InvertedBottleneck(nn.Module):

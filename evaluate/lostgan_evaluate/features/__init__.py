@@ -4,23 +4,39 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
 class Extractor(Protocol):
-    """A network that was trained on real images.
+    """A network that was trained on real images."""
 
-    name: as scores name it, such as "efficientnet_lite0". version: of its weights, a part of cached features' names.
-    side_px: it is given images of this side; None for images as they are, which it resizes itself. batch: images at a
-    time.
-    """
+    @property
+    def name(self) -> str:
+        """The name on the command line."""
+        ...
 
-    name: str
-    version: str
-    side_px: int | None
-    batch: int
+    @property
+    def version(self) -> str:
+        """The version of its weights, on which kept features depend."""
+        ...
+
+    @property
+    def side_px(self) -> int | None:
+        """The side of the images that it is given; None for images as they are, which it resizes itself."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Images at a time."""
+        ...
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, S, S] uint8 RGB -> "features" [B, D] float32 and, where the network classifies, "logits"
-        [B, classes] float32."""
+        [B, classes] float32, on the CPU."""
         ...
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,11 +8,20 @@ from lostgan_evaluate.metrics import Metric
 from lostgan_serve.errors import EvaluationError
 
 _MODULES = {
+    "is": "inception_score",
     "fd": "frechet",
     "kid": "kernel",
-    "is": "inception_score",
     "prdc": "prdc",
+    "ds": "diversity",
     "scene-fd": "scene",
+    "recognition": "recognition",
+    "cas": "cas",
+    "detection": "detection",
+    "object-maps": "object_maps",
+    "nearest-masks": "nearest_masks",
+    "neighbours": "neighbours",
+    "mask-stages": "mask_stages",
+    "robustness": "robustness",
 }
 """The metrics' names and the modules that hold them, imported on use."""
 
