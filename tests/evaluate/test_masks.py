@@ -206,7 +206,7 @@ def test_the_nearest_masks_are_those_that_a_loop_finds() -> None:
     masks, others = rng.random((5, 1024)) < 0.4, rng.random((40, 1024)) < rng.random((40, 1))
     masks[4] = False
     others[7] = masks[2]
-    found, places = nearest_masks.nearest(torch.from_numpy(masks).float(), torch.from_numpy(others).float(), 3)
+    found, places = nearest_masks.nearest(torch.from_numpy(masks), torch.from_numpy(others), 3)
     for mask, ious, best in zip(masks, found.tolist(), places.tolist(), strict=True):
         every = [(mask & other).sum() / max((mask | other).sum(), 1) for other in others]
         assert ious == pytest.approx(sorted(every, reverse=True)[:3])

@@ -37,13 +37,13 @@ SHEET = "nearest-masks.png"
 _ROWS, _NEIGHBOURS, _TILE_PX = 8, 10, 96
 
 ByLabel = Mapping[int, Tensor]
-"""Masks by the id of their label: [N, 1024] float32 of 0 and 1 each."""
+"""Masks by the id of their label: [N, 1024] bool each."""
 
 
 def nearest(masks: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Find the masks of the largest IoU: [N, 1024] among [M, 1024]. Returns IoUs and indices, [N, count] each, the
     nearest first; the IoU of two empty masks is 0."""
-    both = masks @ others.T
+    both = masks.float() @ others.float().T
     either = masks.sum(1, keepdim=True) + others.sum(1) - both
     found = (both / either.clamp(min=1)).topk(min(count, len(others)), 1)
     return found.values, found.indices
@@ -95,7 +95,7 @@ def _stacked(cuts: Iterable[tuple[int, Array]]) -> ByLabel:
     by_label: dict[int, list[Array]] = defaultdict(list)
     for label, mask in cuts:
         by_label[label].append(mask)
-    return {label: torch.from_numpy(np.stack(masks)).flatten(1).float() for label, masks in sorted(by_label.items())}
+    return {label: torch.from_numpy(np.stack(masks)).flatten(1) for label, masks in sorted(by_label.items())}
 
 
 def _ious(masks: ByLabel, others: ByLabel) -> dict[int, Tensor]:
@@ -115,7 +115,8 @@ def _measure(subject: Subject, tools: Tools) -> Measured:
     vocabulary = subject.source.vocabulary
     evaluated = [item for example in subject.real for item in objects_of(example)]
     drawn = _drawn(subject.training, {item.label for item in evaluated}, tools.seed)
-    truth = _true(read_masks(subject.training_data, "train", vocabulary, drawn))
+    with tools.progress.stage("reading true masks of training images"):
+        truth = _true(read_masks(subject.training_data, "train", vocabulary, drawn))
     if not truth:
         raise EvaluationError(f"{subject.training_data}: its annotations have no masks (segmentation), only boxes")
     learned = _learned(subject, tools)
@@ -160,7 +161,7 @@ def _write_sheet(path: Path, learned: ByLabel, truth: ByLabel, labels: Sequence[
 
 
 def _picture(mask: Tensor) -> Image.Image:
-    return Image.fromarray(mask.view(SIDE_PX, SIDE_PX).mul(255).byte().numpy())
+    return Image.fromarray(mask.view(SIDE_PX, SIDE_PX).numpy())
 
 
 METRIC = Metric("nearest-masks", "IoU of learned masks with the nearest true masks of their label", _why_not, _measure)

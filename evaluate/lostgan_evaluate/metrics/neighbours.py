@@ -20,7 +20,6 @@ from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.sheets import Row, Tile, write_sheet
 from lostgan_evaluate.subject import Subject, Tools, whole
 from lostgan_serve.contract import Array
-from lostgan_serve.errors import EvaluationError
 from lostgan_serve.render import layout_picture
 from lostgan_train.data import Example
 from lostgan_train.diagnostics import owners_by_box
@@ -47,9 +46,9 @@ def nearest_cosines(features: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def label_map(example: Example) -> Array:
-    """The label of each pixel of a layout, smaller boxes over larger ones, 0 where there is none: [32, 32] int64."""
+    """The label of each pixel of a layout, smaller boxes over larger ones, 0 where there is none: [32, 32] int16."""
     owners = owners_by_box(torch.tensor(example.boxes), MAP_SIDE_PX)
-    labels: Array = np.array([*example.labels, 0])[owners]  # no owner is -1, the last
+    labels: Array = np.array([*example.labels, 0], np.int16)[owners]  # no owner is -1, the last
     return labels
 
 
@@ -74,11 +73,7 @@ def _histogram(label_map: Array, labels: int) -> Array:
 
 def _extractor(tools: Tools) -> str:
     """AlexNet, as in the paper, where its weights are at hand."""
-    try:
-        tools.features.extractor(_PREFERRED)
-    except EvaluationError:
-        return _AT_HAND
-    return _PREFERRED
+    return _AT_HAND if tools.weights.why_not(_PREFERRED) else _PREFERRED
 
 
 def _measure(subject: Subject, tools: Tools) -> Measured:
