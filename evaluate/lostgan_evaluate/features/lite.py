@@ -24,7 +24,8 @@ class LiteExtractor:
     def __init__(self) -> None:
         network = efficientnet_lite0()
         # batch norms folded into convolutions: 1.5 times as fast on a CPU
-        network.stem, network.head = fuse(network.stem), fuse(network.head)
+        for name in ("stem", "head"):
+            setattr(network, name, fuse(getattr(network, name)))
         network.stages = nn.ModuleList(fuse(stage) for stage in network.stages)
         self._network = network.to(device()).to(memory_format=torch.channels_last)
         self.version = metadata.version(PACKAGE)
