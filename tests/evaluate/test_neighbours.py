@@ -77,7 +77,7 @@ def test_copies_of_training_images_are_found_out(held_out: Path, scenes: Path, t
         shutil.copy(example.image, sample.file)
     measured = neighbours.METRIC.measure(subject, tools_in(tmp_path))
     (score,) = measured.scores
-    assert score.name == "nearest_cosine_pixels"
+    assert score.name == "nearest_cosine_efficientnet_lite0"
     assert score.value == pytest.approx(1)
     assert score.real is not None
     assert score.real < 0.9999

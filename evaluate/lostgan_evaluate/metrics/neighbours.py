@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lostgan_evaluate.images import Region, read
-from lostgan_evaluate.metrics import Metric, needs_training
+from lostgan_evaluate.metrics import Metric, needs_training, score_name
 from lostgan_evaluate.metrics.generating import first_layouts
 from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.sheets import Row, Tile, write_sheet
@@ -91,14 +91,11 @@ def _measure(subject: Subject, tools: Tools) -> Measured:
         "images": len(samples), "training_images": len(searched), "of_training_images": len(subject.training.examples),
         "features": of_samples.shape[1], "share_nearer_than_real": float((near > near_real).double().mean()),
     }  # fmt: skip
-    network = tools.features.extractor(name).name
     score = Score(
-        f"nearest_cosine_{network}", float(near.mean()), "lower", float(near.std()), float(near_real.mean()),
+        score_name("nearest_cosine", name), float(near.mean()), "lower", float(near.std()), float(near_real.mean()),
         facts=facts | {"spread": "over images"},
     )  # fmt: skip
-    return Measured(
-        (score,), (_write_sheet(subject, tools, [searched[place] for place in places[:_COLUMNS]], network),)
-    )
+    return Measured((score,), (_write_sheet(subject, tools, [searched[place] for place in places[:_COLUMNS]], name),))
 
 
 def _searched(examples: Sequence[Example], features: int, seed: int) -> list[Example]:
