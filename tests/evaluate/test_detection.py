@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from lostgan_evaluate.metrics import detection
 from lostgan_evaluate.protocols import Protocol, protocol_named
 from lostgan_evaluate.scores import Score
 from lostgan_evaluate.subject import Sample, Subject, Tools
-from lostgan_evaluate.weights import WeightFiles
+from lostgan_evaluate.weights import WeightFile, WeightFiles
 from lostgan_serve.layout import Box
 from lostgan_serve.progress import SILENT
 from lostgan_train.data import Batch, Example, Source
@@ -165,12 +166,16 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection, "_WORKERS", 0)
 
 
+def no_features(folder: Path) -> FeatureStore:
+    return FeatureStore(folder, lambda _: None)  # type: ignore[arg-type, return-value]
+
+
 def measured(source: Source, out: Path, protocol: Protocol = SCENES) -> dict[str, Score]:
     """The scores of a perfect generator, whose images are the real ones."""
     samples = tuple(Sample(example.image, place) for place, example in enumerate(source.examples))
     few = replace(source, examples=source.examples[:10])
     subject = Subject("real", samples, source.examples, protocol, source, training=few)
-    tools = Tools(out, FeatureStore(out, lambda _: None), WeightFiles(), (), SILENT)  # type: ignore[arg-type, return-value]
+    tools = Tools(out, no_features(out), WeightFiles(), (), SILENT)
     return {score.name: score for score in detection.METRIC.measure(subject, tools).scores}
 
 
@@ -224,6 +229,14 @@ def test_all_images_are_read_as_the_protocol_says(
     assert all(image.shape == (3, 64, 64) and not image.flatten(1).std(1).any() for image in seen)
 
 
-def test_the_paper_s_data_have_the_paper_s_detector() -> None:
-    assert detection.architecture_for(protocol_named("paper-coco-128")) == "resnet50"
-    assert detection.architecture_for(protocol_named("own-64")) == "mobilenet"
+def test_the_paper_s_data_have_the_paper_s_detector(tmp_path: Path) -> None:
+    """It starts from the weights that are at hand; those are of no use to another one."""
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"weights")
+    known = {"detector": WeightFile(file.name, hashlib.sha256(b"weights").hexdigest(), "", "")}
+    for weights, start in ((WeightFiles(), None), (WeightFiles(tmp_path, known), file)):
+        tools = Tools(tmp_path, no_features(tmp_path), weights, (), SILENT)
+        papers, own = (detection.plan_for(protocol_named(name), 5, tools) for name in ("paper-coco-128", "own-64"))
+        assert (papers.architecture, papers.weights) == ("resnet50", start)
+        assert (own.architecture, own.weights) == ("mobilenet", None)
+        assert papers.batch == own.batch == 5

@@ -1,8 +1,9 @@
 """Average precision of a detector (section 3.1.2, table 3): trained on real images, run on generated ones.
 
 A generated image that shows what its layout asks for, where it asks for it, is one in which the detector finds the
-layout's boxes. The detector is the Faster R-CNN of semi-supervised training, from random weights. All images, those
-that it learns from among them, are read as the protocol says and then stretched to the detector's side.
+layout's boxes. The detector is the Faster R-CNN of semi-supervised training. It starts from random weights, and the
+paper's ResNet-50 from those of COCO where that file is at hand. All images, those that it learns from among them, are
+read as the protocol says and then stretched to the detector's side.
 """
 
 from __future__ import annotations
@@ -67,10 +68,7 @@ class _ReadAs(LayoutDataset):
 def _measure(subject: Subject, tools: Tools) -> Measured:
     assert subject.source is not None
     assert subject.training is not None
-    architecture = architecture_for(subject.protocol)
-    plan = DetectorPlan(
-        architecture, STEPS[architecture], min(BATCH, len(subject.training.examples)), tools.seed, _WORKERS
-    )
+    plan = plan_for(subject.protocol, len(subject.training.examples), tools)
     processes = distributed.start()
     network = _trained(plan, subject.training, subject.protocol.reading, tools, processes)
     looks = []
@@ -82,19 +80,23 @@ def _measure(subject: Subject, tools: Tools) -> Measured:
         looks.append((list(found.values()), [examples[index] for index in found]))
     facts = {
         "unit": "percent",
-        "detector": architecture,
+        "detector": plan.architecture,
+        "weights": "random" if plan.weights is None else plan.weights.name,
         "steps": plan.steps,
         "batch": plan.batch,
         "training_images": len(subject.training.examples),
         "images": len(looks[0][0]),
         "real_images": len(looks[1][0]),
     }
-    return Measured(tuple(_scores(architecture, looks, subject.source.vocabulary, facts)))
+    return Measured(tuple(_scores(plan.architecture, looks, subject.source.vocabulary, facts)))
 
 
-def architecture_for(protocol: Protocol) -> str:
-    """The detector of a protocol: the paper's for its data, a quick one for others."""
-    return PAPERS if protocol.name.startswith("paper-") else "mobilenet"
+def plan_for(protocol: Protocol, training_images: int, tools: Tools) -> DetectorPlan:
+    """The training of a protocol's detector: the paper's for its data, a quick one for others."""
+    architecture = PAPERS if protocol.name.startswith("paper-") else "mobilenet"
+    has_weights = architecture == PAPERS and tools.weights.why_not("detector") is None
+    weights = tools.weights.path("detector") if has_weights else None
+    return DetectorPlan(architecture, STEPS[architecture], min(BATCH, training_images), tools.seed, _WORKERS, weights)
 
 
 def _generated(subject: Subject) -> list[Example]:

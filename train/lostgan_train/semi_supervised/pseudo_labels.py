@@ -58,7 +58,7 @@ def detect(
     chunks = [own[k : k + batch] for k in range(0, len(own), batch)]
     found: dict[int, Detected] = {}
     stop: list[bool] = []
-    told = processes.telling(progress).count("labelling", rounds)
+    told = processes.telling(progress).count("detecting objects", rounds)
     with (
         stop_on_signals(lambda: stop.append(True)), told as advance, closing(load(dataset, chunks, workers)) as batches,
     ):  # fmt: skip
