@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,14 @@ def lively(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return module.eval()
 
 
+@cache
 def random_state(channels: int = WITH_EDGES, width: int = 1) -> State:
+    """Random weights, with spectral norms and statistics as training finds them: others saturate the image."""
     torch.manual_seed(0)
     network = GauGAN(channels, width)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d) and module.running_var is not None:
-            module.running_var.uniform_(0.5, 2)
+    with torch.no_grad():
+        for step in range(10):
+            network(random_maps(channels, 32, step).float())
     return network.state_dict()
 
 
@@ -188,7 +191,8 @@ def test_loaded_weights_generate_what_the_reference_does(channels: int, tmp_path
     with torch.inference_mode():
         image = network(maps.float())
     expected = reference_gaugan(state, maps)
-    assert expected.std() > 0.01
+    assert expected.std() > 0.05
+    assert expected.abs().quantile(0.9) < 0.95
     assert (image - expected).abs().max() < 1e-4
 
 
