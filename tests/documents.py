@@ -24,7 +24,9 @@ _FENCE = re.compile(r"^```(\S*) *(.*)$")
 _HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1[^\n]*\n.*?^\s*\2$", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
-_PATH = re.compile(r"(?:lostgan_serve|train|evaluate|export|tests|deploy|docs|benchmarks|examples|checkpoints)/[\w./-]*")
+_PATH = re.compile(
+    r"(?:lostgan_serve|train|evaluate|export|tests|deploy|docs|benchmarks|examples|checkpoints)/[\w./-]*"
+)
 _BETWEEN_COMMANDS = frozenset("();<>|&")
 
 

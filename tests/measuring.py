@@ -38,7 +38,12 @@ class Pixels:
 def tools_in(out: Path) -> Tools:
     """Tools that have `Pixels` alone, under the name of the network that every machine has."""
     return Tools(
-        out, FeatureStore(out / "features", lambda _: Pixels()), WeightFiles(), ("efficientnet-lite0",), Progress()
+        out,
+        out / "networks",
+        FeatureStore(out / "features", lambda _: Pixels()),
+        WeightFiles(),
+        ("efficientnet-lite0",),
+        Progress(),
     )
 
 

@@ -31,12 +31,14 @@ def open_tools(
     weights: Path | None = None,
     extractors: Sequence[str] = (),
     *,
+    networks: Path | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Tools:
     """Open the networks that features come from. out: folder of the results; features are kept in `out`/features.
 
     weights: folder of weight files, see `lostgan-serve weights`. extractors: names, by default all that are at hand.
+    networks: folder of the networks that metrics train, by default `out`/networks.
     Raises EvaluationError, InputError and CheckpointError for weights that cannot be used, MissingExtraError.
     """
     files = WeightFiles(weights)
@@ -44,7 +46,7 @@ def open_tools(
     store = FeatureStore(out / "features", lambda name: open_extractor(name, files), progress)
     for name in names:
         store.extractor(name)
-    return Tools(out, store, files, names, progress, seed)
+    return Tools(out, networks or out / "networks", store, files, names, progress, seed)
 
 
 def evaluate(subject: Subject, tools: Tools, metrics: Iterable[str] | None = None) -> Path:

@@ -70,10 +70,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Tools:
-    """What metrics work with. out: folder of the results, for sheets and for the state of networks that are trained.
-    extractors: names of those that distances and scores are measured with. seed: of all that is random."""
+    """What metrics work with.
+
+    out: folder of the results, for sheets. networks: folder of the networks that metrics train. Each has a name of all
+    that it depends on, so that several results may share it. extractors: names of those that distances and scores are
+    measured with. seed: of all that is random.
+    """
 
     out: Path
+    networks: Path
     features: FeatureStore
     weights: WeightFiles
     extractors: tuple[str, ...]

@@ -23,7 +23,7 @@ from lostgan_serve.files import reading
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A published file. sha256: the first digits of its SHA-256. origin: who publishes it. used_for: metrics, options."""
+    """A published file. sha256: the first digits of its SHA-256. origin: its publisher. used_for: metrics, options."""
 
     file: str
     sha256: str

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lostgan_evaluate.crops import read_crops
 from lostgan_evaluate.features.store import FeatureStore
 from lostgan_evaluate.images import Reading, Region
 from lostgan_evaluate.metrics import cas
@@ -31,7 +32,7 @@ def no_extractor(name: str) -> None:
 
 
 def tools(out: Path) -> Tools:
-    return Tools(out, FeatureStore(out, no_extractor), WeightFiles(), (), SILENT)  # type: ignore[arg-type]
+    return Tools(out, out, FeatureStore(out, no_extractor), WeightFiles(), (), SILENT)  # type: ignore[arg-type]
 
 
 def subject(source: Source, shown: Callable[[int], int] = lambda place: place) -> Subject:
@@ -131,4 +132,4 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.png"):
-        cas.read_crops([(Region(broken, None, (0.0, 0.0, 1.0, 1.0)), 1)], Reading(64), SILENT)
+        read_crops([(Region(broken, None, (0.0, 0.0, 1.0, 1.0)), 1)], Reading(64), SILENT)

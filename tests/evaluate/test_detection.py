@@ -175,7 +175,7 @@ def measured(source: Source, out: Path, protocol: Protocol = SCENES) -> dict[str
     samples = tuple(Sample(example.image, place) for place, example in enumerate(source.examples))
     few = replace(source, examples=source.examples[:10])
     subject = Subject("real", samples, source.examples, protocol, source, training=few)
-    tools = Tools(out, no_features(out), WeightFiles(), (), SILENT)
+    tools = Tools(out, out, no_features(out), WeightFiles(), (), SILENT)
     return {score.name: score for score in detection.METRIC.measure(subject, tools).scores}
 
 
@@ -235,7 +235,7 @@ def test_the_paper_s_data_have_the_paper_s_detector(tmp_path: Path) -> None:
     file.write_bytes(b"weights")
     known = {"detector": WeightFile(file.name, hashlib.sha256(b"weights").hexdigest(), "", "")}
     for weights, start in ((WeightFiles(), None), (WeightFiles(tmp_path, known), file)):
-        tools = Tools(tmp_path, no_features(tmp_path), weights, (), SILENT)
+        tools = Tools(tmp_path, tmp_path, no_features(tmp_path), weights, (), SILENT)
         papers, own = (detection.plan_for(protocol_named(name), 5, tools) for name in ("paper-coco-128", "own-64"))
         assert (papers.architecture, papers.weights) == ("resnet50", start)
         assert (own.architecture, own.weights) == ("mobilenet", None)

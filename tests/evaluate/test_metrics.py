@@ -74,6 +74,7 @@ def test_real_against_real_is_near_nothing() -> None:
     far = features(1500, 4.0, 7)
     assert frechet_distance(a, b) < frechet_distance(a, far) / 20
     mean, spread = kernel_distance(a, b)
+    assert spread is not None
     assert abs(mean) < 3 * spread
     assert kernel_distance(a, far)[0] > 20 * abs(mean)
 

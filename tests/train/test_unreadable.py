@@ -32,8 +32,11 @@ USES = {
     "import": ["import", "private/weights", "--variant", "v1-64", "--vocabulary", "scenes", "--output", "x"],
     "imported": ["import", "unreadable.pth", "--variant", "v1-64", "--vocabulary", "scenes", "--output", "x"],
     "scenes": ["scenes", "--out", "private/scenes", "--count", "2"],
-    "evaluate": ["evaluate", "private/weights"],
-    "checkpoint": ["evaluate", "unreadable.pth"],
+    "evaluate": ["evaluate", "private/weights.safetensors", "--data", "pets", "--out", "out"],
+    "checkpoint": ["evaluate", "unreadable.pth", "--data", "pets", "--out", "out"],
+    "evaluated data": ["evaluate", "model.safetensors", "--data", "private/pets", "--out", "out"],
+    "evaluated images": ["evaluate", "--images", "private/pets", "--data", "pets", "--out", "out"],
+    "weights": ["weights", "--weights", "private/weights"],
 }
 
 

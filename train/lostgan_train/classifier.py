@@ -7,9 +7,8 @@ large it is, so a picture that shows nothing earns nothing. Objects of every siz
 from __future__ import annotations
 
 import math
-import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,15 +16,13 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision.ops import masks_to_boxes, roi_align
+from torchvision.ops import roi_align
 
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.data import LONGEST_WAIT_S, Batch, Batches, epoch_generator, handed_over
+from lostgan_train.data import Batch, Batches, epoch_generator
 from lostgan_train.distributed import Processes
 from lostgan_train.loop import Loop, Rhythm, Stateful, update
-from lostgan_train.synthetic.compose import Scene, draw_scene
 
 CROP_PX = 32
 EPOCHS = 6
@@ -33,11 +30,9 @@ EPOCHS = 6
 Crops = tuple[Tensor, Tensor]
 """Crops, [N, 3, CROP_PX, CROP_PX] uint8, and the ids of their labels, [N] int64."""
 
-_DRAWN_PX = 128
 _WIDTH = 16
 _SAVE_EVERY = 500
 _CROPS_AT_ONCE = 512
-_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -73,71 +68,17 @@ class Recipe:
     bf16: bool = False
 
 
-def training_side(resolution: int) -> int:
-    """The size of scenes, in px, whose crops teach a classifier for pictures of `resolution` px.
-
-    Larger ones than this lose their detail in crops anyway: learnt from 128 px, real crops of 512 px are recognised as
-    surely, and drawing takes a quarter of the time.
-    """
-    return min(resolution, _DRAWN_PX)
-
-
-class _Drawn(Dataset[Scene]):
-    """The scenes of a range of seeds, drawn when asked for."""
-
-    def __init__(self, seeds: range, side_px: int) -> None:
-        self.seeds, self.side_px = seeds, side_px
-
-    def __len__(self) -> int:
-        return len(self.seeds)
-
-    def __getitem__(self, index: int) -> Scene:
-        return draw_scene(self.seeds[index], self.side_px)
-
-
-def drawn(seeds: range, side_px: int) -> Iterator[Scene]:
-    """The scenes of these seeds in their order, drawn a few ahead by processes that end with the loop.
-
-    Raises TrainingError where such a process is lost or takes longer than ten minutes for a scene.
-    """
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS, len(seeds))
-    loader = DataLoader(_Drawn(seeds, side_px), batch_size=None, num_workers=workers, timeout=LONGEST_WAIT_S)
-    return handed_over(loader, "a process that draws scenes", "Free some")
-
-
-def boxes_of(scene: Scene) -> Tensor:
-    """The boxes around the visible part of each object: [N, 4] float32, x, y, width, height in [0, 1]."""
-    corners = cast(Tensor, masks_to_boxes(torch.from_numpy(scene.masks)))
-    return torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2] + 1], 1) / scene.masks.shape[-1]
-
-
 def crop(images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
     """Cut the boxes out of each picture.
 
-    images: [B, R, R, 3] uint8. boxes: for each, [N, 4] as of `boxes_of`. Returns [all N, 3, CROP_PX, CROP_PX] uint8.
+    images: [B, R, R, 3] uint8. boxes: for each, [N, 4] float32: x, y, width, height in [0, 1]. Returns
+    [all N, 3, CROP_PX, CROP_PX] uint8.
     """
     side = images.shape[1]
     corners = [torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1) * side for box in boxes]
     # roi_align takes the mean over a pixel's area when it shrinks: large boxes are not aliased
     cut = cast(Tensor, roi_align(images.permute(0, 3, 1, 2).float(), corners, CROP_PX, aligned=True))
     return cut.round().clamp(0, 255).to(torch.uint8)
-
-
-def draw_crops(seeds: range, side_px: int, progress: Progress = SILENT) -> Crops:
-    """The crops of all objects of drawn scenes."""
-    crops, labels = [], []
-    with progress.count("drawing crops", len(seeds)) as advance:
-        for done, scene in enumerate(drawn(seeds, side_px), 1):
-            crops.append(crop(torch.from_numpy(scene.image)[None], [boxes_of(scene)]))
-            labels.append(ids_of(scene))
-            advance(done, "")
-    return torch.cat(crops), torch.cat(labels)
-
-
-def ids_of(scene: Scene) -> Tensor:
-    """The ids of a scene's labels in the vocabulary "scenes": [N] int64."""
-    vocabulary = Vocabulary.built_in("scenes")
-    return torch.tensor([vocabulary.id_of(label) for label in scene.labels])
 
 
 class Classifier:
@@ -247,11 +188,16 @@ def _scaled(crops: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def probabilities(network: nn.Module, crops: Tensor) -> Tensor:
+    """The probability of each label for crops, as of `crop`: [N, labels] float32."""
+    device = next(network.parameters()).device
+    scores = [cast(Tensor, network(_scaled(part.to(device)))) for part in crops.split(_CROPS_AT_ONCE)]
+    return torch.cat(scores).float().softmax(1).cpu()
+
+
 def recognise(network: nn.Module, crops: Tensor) -> Tensor:
     """The ids of the labels that crops, as of `crop`, seem to show: [N] int64."""
-    device = next(network.parameters()).device
-    guesses = [cast(Tensor, network(_scaled(part.to(device)))).argmax(1) for part in crops.split(_CROPS_AT_ONCE)]
-    return torch.cat(guesses).cpu()
+    return probabilities(network, crops).argmax(1)
 
 
 @dataclass(frozen=True)

@@ -112,38 +112,6 @@ def semi(out: Path, resume: bool, config: Path | None, **options: Any) -> None:
     train_semi(settings, out, resume=resume, progress=ConsoleProgress())
 
 
-@click.command()
-@click.argument("checkpoint", type=_Path)
-@click.option("--count", default=1000, show_default=True, type=click.IntRange(1), help="Held-out scenes to score on.")
-@click.option(
-    "--training-scenes",
-    default=1500,
-    show_default=True,
-    type=click.IntRange(1, 10_000),
-    help="Drawn scenes that the classifier learns from.",
-)
-@click.option("--sheet", type=_Path, metavar="FILE", help="PNG of eight held-out scenes to write.")
-def evaluate(checkpoint: Path, count: int, training_scenes: int, sheet: Path | None) -> None:
-    """Score how well a generator of scenes keeps to the layouts of scenes that it was not trained on.
-
-    Whether its objects are recognised is judged by a small classifier, trained first on crops of drawn scenes.
-    """
-    _require_all(_TRAINING)
-    from lostgan_serve.files import write_file
-    from lostgan_train import evaluate as evaluation
-
-    loaded = evaluation.load_generator(checkpoint)
-    if sheet is not None:  # first: a path that cannot be written should not cost minutes
-        write_file(sheet, evaluation.evaluation_sheet(loaded))
-    scores = evaluation.evaluate(loaded, count, training_scenes, ConsoleProgress())
-    if scores is None:
-        raise KeyboardInterrupt
-    for line in scores.lines():
-        click.echo(line)
-    same = evaluation.repeats(loaded)
-    click.echo(f"the same seed again      {'the same picture, bit for bit' if same else 'ANOTHER PICTURE'}")
-
-
 def _require_all(modules: tuple[str, ...]) -> None:
     """Raise MissingExtraError for the first of the packages that is not installed."""
     for module in modules:

@@ -221,7 +221,8 @@ def _untrained(source: Source, _side_px: int | None) -> GeneratorRunner:
 
 
 def _evaluate(plan: Plan, row: Row, seed: int, checkpoint: Checkpoint, out: Path, progress: Progress) -> None:
-    tools = open_tools(out, plan.weights, seed=seed, progress=progress)
+    networks = plan.networks / "measuring"
+    tools = open_tools(out, plan.weights, networks=networks, seed=seed, progress=progress)
     with closing(GeneratorRunner(checkpoint, row.mask_stages)) as runner:
         name = f"{row.measurement}, seed {seed}"
         subject = subject_of_model(name, lambda *_: runner, plan.choice(), out, seed=seed, progress=progress)

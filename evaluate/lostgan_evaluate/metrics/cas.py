@@ -9,41 +9,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from lostgan_evaluate.images import Reading, Region, read
+from lostgan_evaluate.crops import Object, generated_objects, read_crops, real_objects
 from lostgan_evaluate.metrics import Metric, needs_layouts
-from lostgan_evaluate.metrics.scene import object_regions
 from lostgan_evaluate.protocols import CropClassifier
 from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.subject import Subject, Tools
-from lostgan_serve.progress import Progress
-from lostgan_serve.runners.cores import usable_cores
 from lostgan_train import distributed
-from lostgan_train.classifier import CROP_PX, Confusion, Crops, Lesson, Recipe, recognise, train_classifier
-from lostgan_train.data import Example
+from lostgan_train.classifier import Confusion, Lesson, Recipe, recognise, steps_of, train_classifier
 
 PAPERS: CropClassifier = "resnet101"
 """The network whose score has the paper's name."""
 
 STEPS: dict[CropClassifier, int] = {PAPERS: 78_000, "resnet18": 400}
-"""Steps of `BATCH` crops. Those of ResNet-101 are the usual 200 epochs of CIFAR's 50,000 images. ResNet-18 is for
+"""Most steps of `BATCH` crops. Those of ResNet-101 are the usual 200 epochs of CIFAR's 50,000 images. ResNet-18 is for
 measuring without a GPU: it sees 51,200 crops, in 10 minutes on a CPU core that computes bf16."""
+
+EPOCHS: dict[CropClassifier, int] = {PAPERS: 200, "resnet18": 20}
+"""Most epochs, which count where there are few crops."""
 
 BATCH = 128
 
 _MOST_SHIFT_PX = 4
-_CROPS_AT_ONCE = 512
-
-Object = tuple[Region, int]
-"""An object in an image, and the id of its label."""
 
 
 def cifar_resnet(name: CropClassifier, labels: int) -> nn.Module:
@@ -84,38 +77,17 @@ def recipe_for(name: CropClassifier, device: torch.device) -> Recipe:
     )
 
 
-def read_crops(objects: Sequence[Object], reading: Reading, progress: Progress) -> Crops:
-    """Crops of objects and the ids of their labels. Raises DataError for an image that does not decode."""
-    crops = np.empty((len(objects), CROP_PX, CROP_PX, 3), np.uint8)
-    with ThreadPoolExecutor(usable_cores()) as pool, progress.count("cutting crops", len(objects)) as advance:
-        for start in range(0, len(objects), _CROPS_AT_ONCE):
-            part = objects[start : start + _CROPS_AT_ONCE]
-            crops[start : start + len(part)] = list(pool.map(lambda each: read(each[0], reading, CROP_PX), part))
-            advance(start + len(part), "")
-    return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous(), torch.tensor([label for _, label in objects])
-
-
-def _objects(example: Example, file: Region) -> list[Object]:
-    """The objects of a layout in an image."""
-    return list(zip(object_regions(example, file), example.labels, strict=True))
-
-
-def _real_objects(examples: Sequence[Example]) -> list[Object]:
-    """The objects of real images."""
-    return [each for example in examples for each in _objects(example, Region(example.image, example.size_px))]
-
-
 def _measure(subject: Subject, tools: Tools) -> Measured:
     assert subject.source is not None
     name, vocabulary, reading = subject.protocol.crop_classifier, subject.source.vocabulary, subject.protocol.reading
     recipe = recipe_for(name, distributed.start().device)
-    shown = [sample for sample in subject.samples if sample.place is not None]
-    generated = [each for sample in shown for each in _objects(subject.example(sample), Region(sample.file))]
-    training = [] if subject.training is None else _real_objects(subject.training.examples)
-    training = training[: STEPS[name] * recipe.batch]  # no more than the network looks at
-    crops, labels = read_crops(_real_objects(subject.real), reading, tools.progress)
+    generated = generated_objects(subject, subject.samples)
+    training = [] if subject.training is None else real_objects(subject.training.examples)
+    steps = min(STEPS[name], steps_of(EPOCHS[name], len(generated), recipe))
+    training = training[: steps * recipe.batch]  # no more than the network looks at
+    crops, labels = read_crops(real_objects(subject.real), reading, tools.progress)
     score, ceiling = (
-        Confusion.of(labels, recognise(_learnt(objects, name, recipe, subject, tools), crops), vocabulary)
+        Confusion.of(labels, recognise(_learnt(objects, name, steps, recipe, subject, tools), crops), vocabulary)
         if objects
         else None
         for objects in (generated, training)
@@ -124,7 +96,7 @@ def _measure(subject: Subject, tools: Tools) -> Measured:
     facts = {
         "unit": "percent",
         "network": name,
-        "steps": STEPS[name],
+        "steps": steps,
         "batch": recipe.batch,
         "precision": "bf16" if recipe.bf16 else "fp32",
         "crops": len(generated),
@@ -145,21 +117,21 @@ def _measure(subject: Subject, tools: Tools) -> Measured:
 
 
 def _learnt(
-    objects: Sequence[Object], name: CropClassifier, recipe: Recipe, subject: Subject, tools: Tools
+    objects: Sequence[Object], name: CropClassifier, steps: int, recipe: Recipe, subject: Subject, tools: Tools
 ) -> nn.Module:
     """The network that learns from these objects. Raises KeyboardInterrupt where SIGTERM or SIGINT stops it."""
     assert subject.source is not None
     crops, labels = read_crops(objects, subject.protocol.reading, tools.progress)
     content = hashlib.sha256(crops.numpy().tobytes())
     content.update(labels.numpy().tobytes())
-    content.update(repr((name, STEPS[name], tools.seed, subject.source.vocabulary.labels)).encode())
+    content.update(repr((name, steps, tools.seed, subject.source.vocabulary.labels)).encode())
     network = train_classifier(
         Lesson(content.hexdigest()[:16], len(labels), lambda: (crops, labels)),
         subject.source.vocabulary,
-        tools.out / "cas",
+        tools.networks / "cas",
         distributed.start(),
         tools.progress,
-        STEPS[name],
+        steps,
         tools.seed,
         recipe,
     )

@@ -38,7 +38,7 @@ Look = tuple[list[Detected], list[Example]]
 PAPERS = "resnet50"
 """The detector whose scores have the names of table 3."""
 
-STEPS = {"mobilenet": 2_000, PAPERS: 90_000}
+STEPS = {"mobilenet": 500, PAPERS: 90_000}
 """Updates by architecture. A step of mobilenet took 2.4 s on a CPU core, one of resnet50 10 s; the 90,000 are those of
 the usual schedule on COCO, with half its batch, and are meant for a GPU."""
 
@@ -109,7 +109,7 @@ def _trained(plan: DetectorPlan, training: Source, how: Reading, tools: Tools, p
     """The detector of a plan. Its state is kept in a folder named after all that it depends on."""
     shown = [(example.image.name, example.labels, example.boxes) for example in training.examples]
     about = repr((plan, how, training.vocabulary.labels, shown))
-    folder = tools.out / "detector" / hashlib.sha256(about.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    folder = tools.networks / "detector" / hashlib.sha256(about.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     detector = Detector(plan, len(training.vocabulary), processes, tools.progress)
     loop = loop_of(detector, plan, folder, {}, processes, tools.progress)
     loop.resume()

@@ -14,16 +14,18 @@ SUBSETS, SUBSET = 100, 1000
 """Random subsets of which the distance is the mean, and images in each, or all of them if there are fewer."""
 
 
-def kernel_distance(a: Tensor, b: Tensor, seed: int = 0) -> tuple[float, float]:
+def kernel_distance(a: Tensor, b: Tensor, seed: int = 0) -> tuple[float, float | None]:
     """Squared maximum mean discrepancy of features, [N, D] and [M, D], with the cubic kernel: mean and standard
-    deviation over subsets. It is unbiased, and so may be below 0. Raises EvaluationError for under two images."""
+    deviation over subsets, which is None where each subset is all of both. It is unbiased, and so may be below 0.
+    Raises EvaluationError for under two images."""
     size = min(SUBSET, len(a), len(b))
     if size < 2:
         raise EvaluationError(f"kid: {size} images are too few; take two at least")
     found = kid_features_to_metric(
         a.double(), b.double(), kid_subsets=SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False
     )
-    return found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD]
+    varies = size < max(len(a), len(b))
+    return found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD] if varies else None
 
 
 def _measure(extractor: str, subject: Subject, tools: Tools) -> list[Score]:

@@ -17,7 +17,6 @@ from lostgan_serve.errors import EvaluationError
 from lostgan_serve.files import reading
 from lostgan_train.data import Example
 from lostgan_train.diagnostics import owners_by_box
-from lostgan_train.evaluate import object_ious
 
 
 def object_map_of(sample: Sample) -> Array:
@@ -66,9 +65,17 @@ def _ious_of(owners: Array, example: Example, masks: dict[TrueObject, TrueMask])
             region[:] = cut(masks[item].pixels(), WHOLE, side_px)
     by_box = owners_by_box(torch.tensor(example.boxes), side_px)
     with np.errstate(invalid="ignore"):  # a region and a mask that are both empty
-        pairs = np.stack([object_ious(regions, truth) for regions in (owners, by_box)], 1)
+        pairs = np.stack([_object_ious(regions, truth) for regions in (owners, by_box)], 1)
     pairs[~truth.any((1, 2))] = np.nan
     return pairs
+
+
+def _object_ious(owners: Array, masks: Array) -> Array:
+    """IoU of the region that each object owns, [H, W] its index, with its mask, [N, H, W] bool: [N]."""
+    regions = owners[None] == np.arange(len(masks))[:, None, None]
+    both, either = (regions & masks).sum((1, 2)), (regions | masks).sum((1, 2))
+    shares: Array = both / either
+    return shares
 
 
 def _measure(subject: Subject, tools: Tools) -> Measured:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from lostgan_evaluate.images import Region
+from lostgan_evaluate.crops import generated_objects, real_objects
 from lostgan_evaluate.metrics import INCEPTION, Metric, needs_layouts, score_name, with_each_extractor
 from lostgan_evaluate.metrics.frechet import frechet_distance
 from lostgan_evaluate.scores import Score
 from lostgan_evaluate.subject import Subject, Tools
-from lostgan_train.data import Example
-
-
-def object_regions(example: Example, file: Region) -> list[Region]:
-    """The boxes of a layout's objects in an image."""
-    return [Region(file.file, file.size_px, box) for box in example.boxes]
-
-
-def _crops(pairs: Sequence[tuple[Example, Region]]) -> list[Region]:
-    return [region for example, file in pairs for region in object_regions(example, file)]
 
 
 def _measure(extractor: str, subject: Subject, tools: Tools) -> list[Score]:
-    pairs = [(subject.example(sample), Region(sample.file)) for sample in subject.first_styles()]
-    reals = [(example, Region(example.image, example.size_px)) for example in subject.real]
+    objects = (generated_objects(subject, subject.first_styles()), real_objects(subject.real))
     generated, real = (
-        tools.features.features(extractor, _crops(part), subject.protocol.reading)["features"]
-        for part in (pairs, reals)
+        tools.features.features(extractor, [region for region, _ in part], subject.protocol.reading)["features"]
+        for part in objects
     )
     name = "scene_fid" if extractor == INCEPTION else score_name("scene_fd", extractor)
     facts = {"crops": len(generated), "real_crops": len(real), "features": generated.shape[1]}
