@@ -70,7 +70,7 @@ def evaluate(subject: Subject, tools: Tools, metrics: Iterable[str] | None = Non
             measured[one.name] = one.measure(subject, tools)
         except EvaluationError as error:
             if metrics is not None:
-                raise
+                raise EvaluationError(f"--metrics {one.name}: {error}") from error
             left_out[one.name] = str(error)
         write_file(path, json.dumps(_result(subject, tools, measured, left_out), indent=1).encode())
     write_file(path, json.dumps(_result(subject, tools, measured, left_out), indent=1).encode())

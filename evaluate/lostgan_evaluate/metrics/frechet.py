@@ -21,7 +21,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     dimensions = a.shape[1]
     if (fewest := min(len(a), len(b))) <= dimensions:
         raise EvaluationError(
-            f"fd: {fewest} images are too few for {dimensions} features; take more than {dimensions}, or measure kid"
+            f"{fewest} images are too few for {dimensions} features; take more than {dimensions}, or measure kid"
         )
     (mean_a, cov_a), (mean_b, cov_b) = _moments(a), _moments(b)
     # The trace of (A B)^(1/2) is that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: its roots are real.

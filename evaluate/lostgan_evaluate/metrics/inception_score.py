@@ -15,7 +15,7 @@ def inception_score(logits: Tensor, splits: int, seed: int = 0) -> tuple[float, 
     """Mean and standard deviation over splits. logits: class scores [N, classes]. Raises EvaluationError for fewer
     images than splits."""
     if len(logits) < splits:
-        raise EvaluationError(f"is: {len(logits)} images are too few for {splits} splits; take {splits} at least")
+        raise EvaluationError(f"{len(logits)} images are too few for {splits} splits; take {splits} at least")
     found = isc_features_to_metric(logits, splits=splits, shuffle=True, rng_seed=seed)
     return found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD]
 
@@ -23,7 +23,7 @@ def inception_score(logits: Tensor, splits: int, seed: int = 0) -> tuple[float, 
 def _measure(extractor: str, subject: Subject, tools: Tools) -> list[Score]:
     found = features_of(extractor, subject, tools)
     if "logits" not in found[0]:
-        raise EvaluationError(f"is: {extractor} has no classes")
+        raise EvaluationError(f"{extractor} has no classes")
     splits = subject.protocol.score_splits
     (value, spread), (real, _) = (inception_score(part["logits"], splits, tools.seed) for part in found)
     counts = {"images": len(found[0]["logits"]), "real_images": len(found[1]["logits"])}

@@ -20,7 +20,7 @@ def kernel_distance(a: Tensor, b: Tensor, seed: int = 0) -> tuple[float, float |
     Raises EvaluationError for under two images."""
     size = min(SUBSET, len(a), len(b))
     if size < 2:
-        raise EvaluationError(f"kid: {size} images are too few; take two at least")
+        raise EvaluationError(f"{size} images are too few; take two at least")
     found = kid_features_to_metric(
         a.double(), b.double(), kid_subsets=SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False
     )

@@ -43,7 +43,7 @@ def density_coverage(generated: Tensor, real: Tensor) -> tuple[float, float]:
 
 def _check(generated: Tensor, real: Tensor, neighbour: int) -> None:
     if (fewest := min(len(generated), len(real))) <= neighbour:
-        raise EvaluationError(f"prdc: {fewest} images are too few; take more than {neighbour}")
+        raise EvaluationError(f"{fewest} images are too few; take more than {neighbour}")
 
 
 def _measure(extractor: str, subject: Subject, tools: Tools) -> list[Score]:
