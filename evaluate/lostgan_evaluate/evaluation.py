@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -52,51 +52,69 @@ def open_tools(
 def evaluate(subject: Subject, tools: Tools, metrics: Iterable[str] | None = None) -> Path:
     """Measure metrics and write `tools.out`/evaluation.json after each. Returns that file.
 
-    metrics: names of `registry.NAMES`; None for all that can be measured, and those that cannot are listed with the
-    reason. Raises EvaluationError for a named one that cannot be measured, before any is, and whatever a metric raises.
+    Scores of other metrics that the file has already stay in it, if they are of the same images, data, protocol and
+    versions. metrics: names of `registry.NAMES`; None for all that can be measured, and those that cannot are listed
+    with the reason. Raises EvaluationError for a named one that cannot be measured, before any is, and what a metric
+    raises.
     """
     chosen = [registry.metric(name) for name in (registry.NAMES if metrics is None else metrics)]
     left_out = {one.name: reason for one in chosen if (reason := one.why_not(subject, tools))}
     if metrics is not None and left_out:
         name, reason = next(iter(left_out.items()))
         raise EvaluationError(f"--metrics {name}: {reason}")
-    measured: dict[str, Measured] = {}
     path = tools.out / EVALUATION_FILE
+    result = _begun(path, _facts(subject, tools), {one.name for one in chosen})
+    result["left_out"] |= left_out
     for one in chosen:
-        if one.name in left_out:
-            continue
-        tools.progress.note(f"measuring {one.name}: {one.title}")
-        try:
-            measured[one.name] = one.measure(subject, tools)
-        except EvaluationError as error:
-            if metrics is not None:
-                raise EvaluationError(f"--metrics {one.name}: {error}") from error
-            left_out[one.name] = str(error)
-        write_file(path, json.dumps(_result(subject, tools, measured, left_out), indent=1).encode())
-    write_file(path, json.dumps(_result(subject, tools, measured, left_out), indent=1).encode())
+        if one.name not in left_out:
+            tools.progress.note(f"measuring {one.name}: {one.title}")
+            try:
+                _add(result, one.name, one.measure(subject, tools))
+            except EvaluationError as error:
+                if metrics is not None:
+                    raise EvaluationError(f"--metrics {one.name}: {error}") from error
+                result["left_out"][one.name] = str(error)
+        write_file(path, json.dumps(result, indent=1).encode())
     return path
 
 
-def _result(
-    subject: Subject, tools: Tools, measured: Mapping[str, Measured], left_out: Mapping[str, str]
-) -> dict[str, Any]:
-    scores = {
-        score.name: asdict(score) | {"metric": name} for name, found in measured.items() for score in found.scores
-    }
-    for score in scores.values():
-        del score["name"]
-    return {
-        "format": FORMAT,
-        "subject": _subject_facts(subject),
-        "data": _data_facts(subject),
-        "protocol": subject.protocol.facts(),
-        "seed": tools.seed,
-        "extractors": list(tools.extractors),
-        "versions": {"lostgan-serve": __version__} | {name: metadata.version(name) for name in _PACKAGES},
-        "scores": scores,
-        "left_out": dict(left_out),
-        "sheets": [sheet for found in measured.values() for sheet in found.sheets],
-    }
+def _begun(path: Path, facts: Mapping[str, Any], anew: Container[str]) -> dict[str, Any]:
+    """The result in a file, without the metrics that are measured `anew`; an empty one where its facts are others."""
+    try:
+        earlier = json.loads(path.read_bytes())
+        same = all(earlier[name] == fact for name, fact in facts.items())
+    except (OSError, ValueError, LookupError, TypeError):
+        same = False
+    if not same:
+        return {**facts, "scores": {}, "left_out": {}, "sheets": []}
+    scores = {name: score for name, score in earlier["scores"].items() if score["metric"] not in anew}
+    left_out = {name: reason for name, reason in earlier["left_out"].items() if name not in anew}
+    return {**earlier, "scores": scores, "left_out": left_out}
+
+
+def _add(result: dict[str, Any], metric: str, measured: Measured) -> None:
+    for score in measured.scores:
+        values = asdict(score)
+        result["scores"][values.pop("name")] = values | {"metric": metric}
+    result["sheets"] += [sheet for sheet in measured.sheets if sheet not in result["sheets"]]
+
+
+def _facts(subject: Subject, tools: Tools) -> dict[str, Any]:
+    """All that scores depend on, as JSON has it."""
+    facts: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "format": FORMAT,
+                "subject": _subject_facts(subject),
+                "data": _data_facts(subject),
+                "protocol": subject.protocol.facts(),
+                "seed": tools.seed,
+                "extractors": tools.extractors,
+                "versions": {"lostgan-serve": __version__} | {name: metadata.version(name) for name in _PACKAGES},
+            }
+        )
+    )
+    return facts
 
 
 def _subject_facts(subject: Subject) -> dict[str, Any]:

@@ -79,10 +79,13 @@ def test_other_metrics_use_what_is_there(small_checkpoint: Path, held_out: Path,
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix in (".png", ".npz")}
     assert before
     first = result_of(tmp_path)["scores"]
-    run(*options, "--metrics", "kid,prdc")
-    assert result_of(tmp_path)["scores"][f"kid_{LITE}"] == first[f"kid_{LITE}"]
+    run(*options, "--metrics", "prdc")
+    assert result_of(tmp_path)["scores"][f"kid_{LITE}"] == first[f"kid_{LITE}"]  # both stand side by side
+    assert f"recall_{LITE}" in result_of(tmp_path)["scores"]
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix in (".png", ".npz")}
     assert after == before
+    run(*options, "--count", 6, "--metrics", "prdc")
+    assert f"kid_{LITE}" not in result_of(tmp_path)["scores"]  # of other images
 
 
 def test_a_folder_of_another_tool(held_out: Path, tmp_path: Path) -> None:
