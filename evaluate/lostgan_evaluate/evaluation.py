@@ -31,22 +31,22 @@ def open_tools(
     weights: Path | None = None,
     extractors: Sequence[str] = (),
     *,
-    networks: Path | None = None,
+    shared: Path | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Tools:
-    """Open the networks that features come from. out: folder of the results; features are kept in `out`/features.
+    """Open the networks that features come from. out: folder of the results.
 
     weights: folder of weight files, see `lostgan-serve weights`. extractors: names, by default all that are at hand.
-    networks: folder of the networks that metrics train, by default `out`/networks.
-    Raises EvaluationError, InputError and CheckpointError for weights that cannot be used, MissingExtraError.
+    shared: folder of features and of the networks that metrics train, which several results may share; by default
+    `out`. Raises EvaluationError, InputError and CheckpointError for weights that cannot be used, MissingExtraError.
     """
-    files = WeightFiles(weights)
+    files, shared = WeightFiles(weights), shared or out
     names = tuple(extractors) or default_extractors(files)
-    store = FeatureStore(out / "features", lambda name: open_extractor(name, files), progress)
+    store = FeatureStore(shared / "features", lambda name: open_extractor(name, files), progress)
     for name in names:
         store.extractor(name)
-    return Tools(out, networks or out / "networks", store, files, names, progress, seed)
+    return Tools(out, shared / "networks", store, files, names, progress, seed)
 
 
 def evaluate(subject: Subject, tools: Tools, metrics: Iterable[str] | None = None) -> Path:

@@ -221,8 +221,7 @@ def _untrained(source: Source, _side_px: int | None) -> GeneratorRunner:
 
 
 def _evaluate(plan: Plan, row: Row, seed: int, checkpoint: Checkpoint, out: Path, progress: Progress) -> None:
-    networks = plan.networks / "measuring"
-    tools = open_tools(out, plan.weights, networks=networks, seed=seed, progress=progress)
+    tools = open_tools(out, plan.weights, shared=plan.networks / "measuring", seed=seed, progress=progress)
     with closing(GeneratorRunner(checkpoint, row.mask_stages)) as runner:
         name = f"{row.measurement}, seed {seed}"
         subject = subject_of_model(name, lambda *_: runner, plan.choice(), out, seed=seed, progress=progress)
