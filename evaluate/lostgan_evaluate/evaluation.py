@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from lostgan_evaluate.subject import Subject, Tools
 from lostgan_evaluate.weights import WeightFiles
 from lostgan_serve import __version__
 from lostgan_serve.errors import EvaluationError
-from lostgan_serve.files import write_file
+from lostgan_serve.files import reading, write_file
 from lostgan_serve.progress import SILENT, Progress
 
 FORMAT = "lostgan-serve evaluation 1"
@@ -63,7 +64,10 @@ def evaluate(subject: Subject, tools: Tools, metrics: Iterable[str] | None = Non
         name, reason = next(iter(left_out.items()))
         raise EvaluationError(f"--metrics {name}: {reason}")
     path = tools.out / EVALUATION_FILE
-    result = _begun(path, _facts(subject, tools), {one.name for one in chosen})
+    facts = _facts(subject, tools)
+    if copies := facts["subject"]["duplicates"]:
+        tools.progress.note(f"note: {copies} of {len(subject.samples)} generated images are the same as another")
+    result = _begun(path, facts, {one.name for one in chosen})
     result["left_out"] |= left_out
     for one in chosen:
         if one.name not in left_out:
@@ -124,8 +128,14 @@ def _subject_facts(subject: Subject) -> dict[str, Any]:
         "model": None if runner is None else runner.manifest.identity(),
         "runner": None if runner is None else type(runner).__name__,
         "images": len(subject.samples),
+        "duplicates": len(subject.samples) - len({_digest(sample.file) for sample in subject.samples}),
         "layouts": len(subject.real) if subject.source is not None else None,
     }
+
+
+def _digest(file: Path) -> bytes:
+    with reading(file):
+        return hashlib.sha256(file.read_bytes()).digest()
 
 
 def _data_facts(subject: Subject) -> dict[str, Any]:

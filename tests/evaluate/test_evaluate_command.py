@@ -99,9 +99,25 @@ def test_a_folder_of_another_tool(held_out: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(theirs / "logo.png")
     done = run("--images", theirs, "--data", held_out, "--metrics", "kid,is", "--out", tmp_path / "out")
     result = result_of(tmp_path / "out")
-    assert (result["subject"]["images"], result["subject"]["layouts"], result["subject"]["model"]) == (6, 6, None)
+    subject = result["subject"]
+    assert (subject["images"], subject["layouts"], subject["model"], subject["duplicates"]) == (6, 6, None, 0)
     assert abs(result["scores"][f"kid_{LITE}"]["value"]) < 5
     assert "1 of 7 images are of no layout" in done.stderr
+
+
+def test_copies_of_an_image_are_counted(held_out: Path, tmp_path: Path) -> None:
+    """Whatever they are called, and without a change of what is measured."""
+    (tmp_path / "copies").mkdir()
+    content = next((held_out / "images").iterdir()).read_bytes()
+    for name in "abcdefg":
+        (tmp_path / "copies" / f"{name}.png").write_bytes(content)
+    options = ("--against", held_out / "images", "--metrics", "prdc", "--out", tmp_path / "out")
+    done = run("--images", tmp_path / "copies", *options)
+    assert "6 of 7 generated images are the same as another" in done.stderr
+    result = result_of(tmp_path / "out")
+    assert result["subject"]["duplicates"] == 6
+    assert result["scores"][f"precision_{LITE}"]["value"] == 1
+    assert result["scores"][f"recall_{LITE}"]["value"] < 0.5
 
 
 def test_real_against_itself_is_near_nothing(held_out: Path, tmp_path: Path) -> None:
