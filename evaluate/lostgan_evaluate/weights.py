@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from lostgan_serve.errors import EvaluationError
+from lostgan_serve.errors import EvaluationError, InputError
 from lostgan_serve.files import reading
 
 
@@ -65,10 +65,26 @@ _BYTES_AT_ONCE = 2**20
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The files in a folder that the user filled. folder: None where there is none. known: as `KNOWN`."""
+    """The files in a folder that the user filled. folder: None where there is none. known: as `KNOWN`.
+
+    Raises InputError where the folder is missing or may not be read.
+    """
 
     folder: Path | None = None
     known: Mapping[str, WeightFile] = field(default_factory=lambda: KNOWN, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            with reading(self.folder):
+                if not self.folder.is_dir():
+                    raise InputError(f"--weights {self.folder}: no such folder; make it, and put the files into it")
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name, right or wrong. Raises InputError where the folder may not be read."""
+        if self.folder is None:
+            return False
+        with reading(path := self.folder / self.known[name].file):
+            return path.is_file()
 
     def why_not(self, name: str) -> str | None:
         """Why a file cannot be used, in one clause; None where it can. Raises InputError where it may not be read."""
@@ -76,9 +92,9 @@ class WeightFiles:
         if self.folder is None:
             return f"needs {wanted.file}; give the folder that holds it by --weights (lostgan-serve weights lists all)"
         path = self.folder / wanted.file
+        if not self.has(name):
+            return f"{path}: no such file; it comes from {wanted.origin}"
         with reading(path):
-            if not path.is_file():
-                return f"{path}: no such file; it comes from {wanted.origin}"
             stat = path.stat()
             found = _sha256(path, stat.st_size, stat.st_mtime_ns)
         if not found.startswith(wanted.sha256):

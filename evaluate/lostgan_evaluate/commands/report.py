@@ -28,7 +28,7 @@ def report(results: tuple[Path, ...], out: Path, markdown_file: Path | None) -> 
 
     content = read_report(results)
     write_file(out, html(content).encode())
-    click.echo(f"{click.format_filename(out)}: {len(content.runs)} runs, {len(content.tables)} tables")
+    click.echo(f"{click.format_filename(out)}: evaluations: {len(content.runs)}, tables: {len(content.tables)}")
     if markdown_file is not None:
         write_file(markdown_file, markdown(content, markdown_file.parent).encode())
         click.echo(click.format_filename(markdown_file))

@@ -30,5 +30,5 @@ def open_extractor(name: str, weights: WeightFiles) -> Extractor:
 
 
 def default_extractors(weights: WeightFiles) -> tuple[str, ...]:
-    """The extractors for distances that are at hand."""
-    return tuple(name for name in FOR_DISTANCES if name not in weights.known or weights.why_not(name) is None)
+    """The extractors for distances whose weights are there. A damaged file counts, so that opening it tells of it."""
+    return tuple(name for name in FOR_DISTANCES if name not in weights.known or weights.has(name))

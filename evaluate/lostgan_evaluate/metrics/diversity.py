@@ -95,7 +95,12 @@ def _score(
             )
             found += distance(first, second).tolist()
             advance(len(found), "")
-    facts = {"layouts": len(pairs), "pairs": "the first two styles of each layout", "spread": "over layouts"}
+    facts = {
+        "layouts": len(pairs),
+        "pairs": "the first two styles of each layout",
+        "spread": "over layouts",
+        "side_px": side_px,
+    }
     return Score(name, float(np.mean(found)), "higher", float(np.std(found)), facts=facts)
 
 
