@@ -128,6 +128,34 @@ def source(scenes: Path) -> Source:
     return open_data(scenes)
 
 
+@pytest.fixture
+def tiny_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Faster R-CNN of a few thousand weights, batch norm included, that sees images of 64 px."""
+    from torch import nn
+    from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
+    from torchvision.models.detection.rpn import AnchorGenerator
+    from torchvision.ops import MultiScaleRoIAlign
+
+    from lostgan_train.semi_supervised import detector as detectors
+
+    def build(_: str, labels: int) -> nn.Module:
+        backbone = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.BatchNorm2d(8), nn.ReLU())
+        backbone.out_channels = 8  # type: ignore[assignment]
+        network: nn.Module = FasterRCNN(
+            backbone,
+            min_size=64,
+            max_size=64,
+            rpn_anchor_generator=AnchorGenerator(((16, 32),), ((1.0,),)),
+            box_roi_pool=MultiScaleRoIAlign(["0"], 3, 2),
+            box_head=TwoMLPHead(8 * 9, 16),
+            box_predictor=FastRCNNPredictor(16, labels),
+        )
+        return network
+
+    monkeypatch.setattr(detectors, "SIDE_PX", 64)
+    monkeypatch.setattr(detectors, "build_detector", build)
+
+
 def run_cli(
     *arguments: object,
     stdin: str | None = None,

@@ -14,10 +14,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
-from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import MultiScaleRoIAlign
+from torch import Tensor
 
 from lostgan_evaluate.features.store import FeatureStore
 from lostgan_evaluate.images import Reading
@@ -143,24 +140,8 @@ def test_an_object_is_found_by_its_label_and_place() -> None:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Faster R-CNN of a few thousand weights that sees images of 64 px, and four steps."""
-
-    def build(_: str, labels: int) -> FasterRCNN:
-        backbone = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU())
-        backbone.out_channels = 8  # type: ignore[assignment]
-        return FasterRCNN(
-            backbone,
-            min_size=64,
-            max_size=64,
-            rpn_anchor_generator=AnchorGenerator(((16, 32),), ((1.0,),)),
-            box_roi_pool=MultiScaleRoIAlign(["0"], 3, 2),
-            box_head=TwoMLPHead(8 * 9, 16),
-            box_predictor=FastRCNNPredictor(16, labels),
-        )
-
-    monkeypatch.setattr(detectors, "SIDE_PX", 64)
-    monkeypatch.setattr(detectors, "build_detector", build)
+def tiny(monkeypatch: pytest.MonkeyPatch, tiny_detector: None) -> None:
+    """A detector of a few thousand weights, and four steps."""
     monkeypatch.setitem(detection.STEPS, "mobilenet", 4)
     monkeypatch.setattr(detection, "_LEAST_SCORE", 0.0)  # it is sure of nothing
     monkeypatch.setattr(detection, "_WORKERS", 0)

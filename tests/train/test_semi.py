@@ -16,9 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import FrozenBatchNorm2d
 
 from conftest import Cli, fails_in_one_line
 from lostgan_serve.errors import CheckpointError, DataError, TrainingError
@@ -47,27 +45,6 @@ OWN = ("--threshold", 0.002, "--detector-steps", 3, "--detector-batch", 2)
 def settings(scenes: Path) -> SemiSettings:
     own = {item.name: getattr(SETTINGS, item.name) for item in fields(SETTINGS)}
     return SemiSettings(**own | {"data": scenes}, threshold=0.002, detector_steps=3, detector_batch=2)
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Faster R-CNN of a few thousand weights, batch norm included, that sees images of 64 px."""
-
-    def build(_: str, labels: int) -> FasterRCNN:
-        backbone = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.BatchNorm2d(8), nn.ReLU())
-        backbone.out_channels = 8  # type: ignore[assignment]
-        return FasterRCNN(
-            backbone,
-            min_size=64,
-            max_size=64,
-            rpn_anchor_generator=AnchorGenerator(((16, 32),), ((1.0,),)),
-            box_roi_pool=MultiScaleRoIAlign(["0"], 3, 2),
-            box_head=TwoMLPHead(8 * 9, 16),
-            box_predictor=FastRCNNPredictor(16, labels),
-        )
-
-    monkeypatch.setattr(detectors, "SIDE_PX", 64)
-    monkeypatch.setattr(detectors, "build_detector", build)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +128,7 @@ def test_images_without_annotations_can_be_left_out(settings: SemiSettings, sour
 
 
 def test_images_without_any_annotation_are_labelled(
-    settings: SemiSettings, source: Source, tiny: None, tmp_path: Path
+    settings: SemiSettings, source: Source, tiny_detector: None, tmp_path: Path
 ) -> None:
     heard = Heard()
     folder = tmp_path / "photographs"
@@ -227,7 +204,7 @@ def test_a_split_is_even_and_a_function_of_the_seed(settings: SemiSettings, sour
 
 
 def test_a_detector_interrupted_and_resumed_equals_an_uninterrupted_one(
-    settings: SemiSettings, source: Source, tiny: None, tmp_path: Path
+    settings: SemiSettings, source: Source, tiny_detector: None, tmp_path: Path
 ) -> None:
     quiet(replace(settings, threshold=0.0), source, tmp_path / "whole")
     interrupt = iter([False, True])
@@ -249,7 +226,7 @@ def test_a_detector_interrupted_and_resumed_equals_an_uninterrupted_one(
 
 
 def test_a_detector_of_another_run_is_refused(
-    settings: SemiSettings, source: Source, tiny: None, tmp_path: Path
+    settings: SemiSettings, source: Source, tiny_detector: None, tmp_path: Path
 ) -> None:
     annotated, _ = parts(settings, source)
     processes = distributed.start()
