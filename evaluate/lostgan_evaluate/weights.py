@@ -67,7 +67,7 @@ _BYTES_AT_ONCE = 2**20
 class WeightFiles:
     """The files in a folder that the user filled. folder: None where there is none. known: as `KNOWN`.
 
-    Raises InputError where the folder is missing or may not be read.
+    Raises InputError where that is no folder or may not be read.
     """
 
     folder: Path | None = None
@@ -77,7 +77,7 @@ class WeightFiles:
         if self.folder is not None:
             with reading(self.folder):
                 if not self.folder.is_dir():
-                    raise InputError(f"--weights {self.folder}: no such folder; make it, and put the files into it")
+                    raise InputError(f"--weights {self.folder}: not a folder; name the one that holds the files")
 
     def has(self, name: str) -> bool:
         """Whether there is a file of that name, right or wrong. Raises InputError where the folder may not be read."""
