@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,6 +85,14 @@ def shared_memory(pid: int) -> list[Path]:
     return list(Path("/dev/shm").glob(f"lostgan-serve-{pid}-*"))
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, 20 s at most."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 @contextmanager
 def leaves_nothing(process: subprocess.Popen[str]) -> Iterator[int]:
     """Yields the pid of tritonserver; whatever the block does to it, nothing may be left of it 20 s later."""
@@ -92,10 +100,7 @@ def leaves_nothing(process: subprocess.Popen[str]) -> Iterator[int]:
     assert shared_memory(process.pid)
     try:
         yield tritonserver
-        end = time.monotonic() + 20
-        while any(map(alive, (process.pid, tritonserver, *stubs))) or shared_memory(process.pid):
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        until(lambda: not any(map(alive, (process.pid, tritonserver, *stubs))) and not shared_memory(process.pid))
     finally:
         process.kill()
 

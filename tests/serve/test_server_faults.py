@@ -20,7 +20,7 @@ from lostgan_serve.triton import process as triton_process
 from lostgan_serve.triton import watch
 from lostgan_serve.triton.server import Endpoints, running_server
 from lostgan_serve.triton.server_folder import SHARED_MEMORY, server_folder
-from servers import MODEL, PYTHON, children, family, leaves_nothing, serving, shared_memory
+from servers import MODEL, PYTHON, alive, children, family, leaves_nothing, serving, shared_memory, until
 
 NOBODY = 65534
 
@@ -252,6 +252,7 @@ def test_next_start_removes_what_killed_servers_left(server: Endpoints, tiny_rep
     for pid in (killed.pid, tritonserver, *stubs):
         os.kill(pid, signal.SIGKILL)
     killed.communicate(timeout=30)
+    until(lambda: not any(map(alive, (tritonserver, *stubs))))  # or they hold their folder's lock still
     assert shared_memory(killed.pid)
     before = shared_memory(running.pid)
     with leaves_nothing(running), running_server(tiny_repository):
