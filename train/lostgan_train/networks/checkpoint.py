@@ -122,6 +122,11 @@ def load_discriminator(path: Path) -> DiscriminatorCheckpoint:
     return DiscriminatorCheckpoint(discriminator, vocabulary)
 
 
+_LARGEST_CH, _LARGEST = 128, 10_000
+"""Sizes in a config up to which a network is built at once: less than two GiB. The check of larger ones takes seconds,
+since spectral norm's power iterations are slow without data."""
+
+
 @dataclass(frozen=True)
 class _Kind(Generic[C, N]):
     """A kind of network that has files of its own. origin: where a user gets one."""
@@ -185,8 +190,9 @@ def _read(path: Path, kind: _Kind[C, N]) -> tuple[N, Vocabulary, dict[str, str]]
         if len(vocabulary) != config.num_labels:
             raise ValueError(f"{len(vocabulary)} labels in the vocabulary, {config.num_labels} in the config")
     try:
-        with torch.device("meta"):  # shapes only: a damaged config must not allocate what no machine has
-            kind.network(config).load_state_dict(state, assign=True)
+        if config.ch > _LARGEST_CH or any(size > _LARGEST for size in vars(config).values() if isinstance(size, int)):
+            with torch.device("meta"):  # shapes only: a damaged config must not allocate what no machine has
+                kind.network(config).load_state_dict(state, assign=True)
         network = kind.network(config)
         network.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
