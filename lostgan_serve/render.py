@@ -102,12 +102,11 @@ def contact_sheet(
     results: Sequence[Result],
     side_px: int = 256,
     reals: Sequence[Image.Image] | None = None,
-    below: Sequence[Image.Image] | None = None,
 ) -> Image.Image:
-    """One column for each result: its layout, the real image that it is of where there are `reals`, its image, its
-    objects, and one of `below`."""
+    """One column for each result: its layout, the real image that it is of where there are `reals`, its image and its
+    objects."""
     margin, title = 10, 26
-    columns, rows = len(results), 3 + (reals is not None) + (below is not None)
+    columns, rows = len(results), 3 + (reals is not None)
     size = (margin + columns * (side_px + margin), title + margin + rows * (side_px + margin))
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -120,8 +119,6 @@ def contact_sheet(
         pictures = [layout_picture(result.layout, side_px), Image.fromarray(_present(result.image)), objects]
         if reals is not None:
             pictures.insert(1, reals[column])
-        if below is not None:
-            pictures.append(below[column])
         for row, picture in enumerate(pictures):
             smooth = Image.Resampling.NEAREST if picture is objects else Image.Resampling.LANCZOS
             sheet.paste(picture.resize((side_px, side_px), smooth), (left, title + row * (side_px + margin)))

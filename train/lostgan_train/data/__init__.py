@@ -10,13 +10,11 @@ from lostgan_train.data.coco import ANNOTATIONS_FILE, open_coco
 from lostgan_train.data.coco_stuff import is_coco_stuff, open_coco_stuff
 from lostgan_train.data.dataset import LayoutDataset
 from lostgan_train.data.loading import (
-    LONGEST_WAIT_S,
     Batch,
     Batches,
     Sampling,
     batches_of,
     epoch_generator,
-    handed_over,
     load,
 )
 from lostgan_train.data.records import Example, Source
@@ -25,7 +23,6 @@ from lostgan_train.data.summary import Summary
 from lostgan_train.data.visual_genome import is_visual_genome, open_visual_genome
 
 __all__ = [
-    "LONGEST_WAIT_S",
     "Batch",
     "Batches",
     "Example",
@@ -36,7 +33,6 @@ __all__ = [
     "batches_of",
     "check_split",
     "epoch_generator",
-    "handed_over",
     "load",
     "open_data",
 ]

@@ -107,17 +107,12 @@ def load(dataset: LayoutDataset, batches: Sequence[Sequence[int]], workers: int)
         prefetch_factor=_AHEAD if workers else None,
         timeout=LONGEST_WAIT_S if workers else 0,
     )
-    who = f"{dataset.source.summary.folder}: a process that loads images"
-    for batch in handed_over(loader, who, "Lower --workers, or --batch"):
+    for batch in _handed_over(loader, str(dataset.source.summary.folder)):
         yield {name: torch.as_tensor(values) for name, values in batch.items()}
 
 
-def handed_over(loader: DataLoader[Any], who: str, fix: str) -> Iterator[Any]:
-    """The batches of a loader, whose errors are one line each, wherever they were raised.
-
-    who: one of its processes, in words. fix: a sentence, for a machine that is too small for them. Raises DataError as
-    the dataset does, and TrainingError where a process is lost or the loader's time limit is over.
-    """
+def _handed_over(loader: DataLoader[Any], folder: str) -> Iterator[Any]:
+    """The batches of a loader, whose errors are one line each, wherever they were raised."""
     try:
         yield from loader
     except Exception as error:
@@ -129,7 +124,8 @@ def handed_over(loader: DataLoader[Any], who: str, fix: str) -> Iterator[Any]:
             raise DataError(line) from None
         if text.startswith("DataLoader "):
             raise TrainingError(
-                f"{who} was lost ({text.splitlines()[0]}); was there too little memory? {fix}"
+                f"{folder}: a process that loads images was lost ({text.splitlines()[0]}); was there too little "
+                "memory? Lower --workers, or --batch"
             ) from None
         raise
 
