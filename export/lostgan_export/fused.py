@@ -34,6 +34,7 @@ from lostgan_train.networks.masks import (
     paste_masks,
     pooling_matrix,
     split_bottleneck,
+    to_levels,
 )
 from lostgan_train.networks.norms import ISLA_EPS, ISLANorm, SPADENorm, label_taps, neighbourhoods
 
@@ -119,7 +120,7 @@ class FusedGenerator(nn.Module):
         masks = resize(masks, self.resolution)
         image = self.to_rgb(x.relu())
         # casts come last: TensorRT has uint8 only at the end of a network
-        return to_pixels(image), object_map(masks), (masks * 255).round().to(torch.uint8)
+        return to_pixels(image), object_map(masks), to_levels(masks)
 
     def _inside(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Find the rows and columns of the R/2 lattice in each box, borders included: [B, O, R/2] of 0 and 1. With

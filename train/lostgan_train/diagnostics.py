@@ -5,7 +5,6 @@ The same figures of the real pictures stand beside them. Shapes: N pictures, R s
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from lostgan_train.distributed import Processes
 from lostgan_train.networks.generator import Generator, to_pixels
 from lostgan_train.sheets import style_codes
 from lostgan_train.signals import stop_on_signals
+from lostgan_train.states import key_of
 
 GRASS, SKY = "grass", "sky"
 
@@ -223,8 +223,7 @@ def _lesson(dataset: LayoutDataset, indices: Sequence[int], seed: int, progress:
     """Crops of a data set's pictures; others of labels, layouts, files, sizes or seeds are another lesson."""
     examples = [dataset.source.examples[index] for index in indices]
     shown = [(example.image.name, example.labels, example.boxes) for example in examples]
-    about = repr((dataset.source.vocabulary.labels, dataset.resolution, seed, shown))
-    key = hashlib.sha256(about.encode()).hexdigest()[:16]
+    key = key_of(dataset.source.vocabulary.labels, dataset.resolution, seed, shown)
     return Lesson(key, sum(len(example.labels) for example in examples), lambda: _crops(dataset, indices, progress))
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
 STATE_FILES = "state-*.pt"
 
 _STATE = re.compile(r"state-(\d+)\.pt", re.ASCII)
+
+
+def key_of(*facts: object) -> str:
+    """A short name of all that a state depends on, for its folder: 16 hexadecimal digits of the facts' `repr`.
+
+    Names of files need not be UTF-8.
+    """
+    return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def state_file(out: Path, step: int) -> Path:

@@ -77,6 +77,11 @@ def object_map(masks: Tensor) -> Tensor:
     return torch.where(strongest * 255 > 0.5, owner, NO_OBJECT).to(torch.uint8)
 
 
+def to_levels(masks: Tensor) -> Tensor:
+    """Round masks in [0, 1] to levels of 255, uint8."""
+    return (masks * 255).round().to(torch.uint8)
+
+
 class ObjectMaskNet(nn.Module):
     """Net from an object vector to the object's own 16 x 16 mask, in [0, 1].
 

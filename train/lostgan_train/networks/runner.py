@@ -10,10 +10,15 @@ from lostgan_serve.contract import INPUT_NAMES, Array, Tensors
 from lostgan_train.networks.checkpoint import Checkpoint
 from lostgan_train.networks.generator import to_pixels
 from lostgan_train.networks.layers import resize
-from lostgan_train.networks.masks import object_map
+from lostgan_train.networks.masks import object_map, to_levels
 
 _MAX_BATCH = 8
 _PIXELS_AT_ONCE = _MAX_BATCH * 256**2  # a batch of larger images is generated in parts, for the sake of memory
+
+
+def inference_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class GeneratorRunner:
@@ -31,7 +36,7 @@ class GeneratorRunner:
         if mask_stages is not None:
             config.refined_stages(mask_stages)
         self.manifest = checkpoint.manifest(checkpoint.vocabulary.slots, _MAX_BATCH, mask_stages=mask_stages)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = inference_device()
         self._generator = checkpoint.generator.to(self._device)
         self._parts = -(-_MAX_BATCH * config.resolution**2 // _PIXELS_AT_ONCE)
 
@@ -48,7 +53,7 @@ class GeneratorRunner:
         return {
             "image": to_pixels(output.image),
             "object_map": object_map(masks),
-            "masks": (masks * 255).round().clamp(0, 255).byte(),
+            "masks": to_levels(masks),
         }
 
     def close(self) -> None:
