@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
+from torch import nn
 
-from lostgan_evaluate.images import Reading, Region, read
-from lostgan_evaluate.subject import Sample, Subject
+from lostgan_evaluate.images import Reading, Region, read_all
+from lostgan_evaluate.subject import Sample, Subject, Tools
 from lostgan_serve.progress import Progress
-from lostgan_serve.runners.cores import usable_cores
-from lostgan_train.classifier import CROP_PX, Crops
+from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train import distributed
+from lostgan_train.classifier import CROP_PX, Crops, Lesson, Recipe, train_classifier
 from lostgan_train.data import Example
 
 Object = tuple[Region, int]
@@ -33,13 +33,33 @@ def generated_objects(subject: Subject, samples: Sequence[Sample]) -> list[Objec
 
 def read_crops(objects: Sequence[Object], reading: Reading, progress: Progress) -> Crops:
     """Crops of objects and the ids of their labels. Raises DataError for an image that does not decode."""
-    crops = np.empty((len(objects), CROP_PX, CROP_PX, 3), np.uint8)
-    with ThreadPoolExecutor(usable_cores()) as pool, progress.count("cutting crops", len(objects)) as advance:
+    crops = torch.empty((len(objects), 3, CROP_PX, CROP_PX), dtype=torch.uint8)
+    with progress.count("cutting crops", len(objects)) as advance:
         for start in range(0, len(objects), _CROPS_AT_ONCE):
-            part = objects[start : start + _CROPS_AT_ONCE]
-            crops[start : start + len(part)] = list(pool.map(lambda each: read(each[0], reading, CROP_PX), part))
+            part = [region for region, _ in objects[start : start + _CROPS_AT_ONCE]]
+            crops[start : start + len(part)] = read_all(part, reading, CROP_PX)
             advance(start + len(part), "")
-    return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous(), torch.tensor([label for _, label in objects])
+    return crops, torch.tensor([label for _, label in objects])
+
+
+def taught(
+    lesson: Lesson,
+    vocabulary: Vocabulary,
+    folder: str,
+    tools: Tools,
+    steps: int | None = None,
+    recipe: Recipe | None = None,
+) -> nn.Module:
+    """A classifier that learns from crops, see `train_classifier`. folder: in that of the networks.
+
+    Raises KeyboardInterrupt where SIGTERM or SIGINT stops it; its state is saved.
+    """
+    network = train_classifier(
+        lesson, vocabulary, tools.networks / folder, distributed.start(), tools.progress, steps, tools.seed, recipe
+    )
+    if network is None:
+        raise KeyboardInterrupt
+    return network
 
 
 def _objects(example: Example, file: Region) -> list[Object]:

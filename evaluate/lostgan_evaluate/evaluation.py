@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -10,15 +9,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lostgan_evaluate.contents import content_of
 from lostgan_evaluate.features.registry import default_extractors, open_extractor
 from lostgan_evaluate.features.store import FeatureStore
+from lostgan_evaluate.grids import shown
 from lostgan_evaluate.metrics import registry
 from lostgan_evaluate.scores import Measured
 from lostgan_evaluate.subject import Subject, Tools
 from lostgan_evaluate.weights import WeightFiles
 from lostgan_serve import __version__
 from lostgan_serve.errors import EvaluationError
-from lostgan_serve.files import reading, write_file
+from lostgan_serve.files import write_file
 from lostgan_serve.progress import SILENT, Progress
 
 FORMAT = "lostgan-serve evaluation 1"
@@ -128,14 +129,9 @@ def _subject_facts(subject: Subject) -> dict[str, Any]:
         "model": None if runner is None else runner.manifest.identity(),
         "runner": None if runner is None else type(runner).__name__,
         "images": len(subject.samples),
-        "duplicates": len(subject.samples) - len({_digest(sample.file) for sample in subject.samples}),
+        "duplicates": len(subject.samples) - len({content_of(sample.file) for sample in subject.samples}),
         "layouts": len(subject.real) if subject.source is not None else None,
     }
-
-
-def _digest(file: Path) -> bytes:
-    with reading(file):
-        return hashlib.sha256(file.read_bytes()).digest()
 
 
 def _data_facts(subject: Subject) -> dict[str, Any]:
@@ -161,4 +157,4 @@ def lines(path: Path) -> list[str]:
 
 
 def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else shown(value)

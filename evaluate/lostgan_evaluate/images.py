@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from lostgan_serve.contract import Array
 from lostgan_serve.layout import Box
+from lostgan_serve.runners.cores import usable_cores
 from lostgan_train.data.pixels import decode
 
 Resize = Literal["bilinear", "bicubic", "lanczos"]
@@ -65,14 +70,31 @@ def read(region: Region, reading: Reading, side_px: int | None = None) -> Array:
     The whole image is read as `reading` says. Its box is then cut out and resized to `side_px` with the same filter;
     S is `side_px`, by default `reading.side_px`. Raises DataError for a file that does not decode.
     """
-    image = _resized(decode(region.file, region.size_px), reading, reading.side_px)
+    return _read_of_one_file([region], reading, side_px)[0]
+
+
+def read_all(regions: Sequence[Region], reading: Reading, side_px: int | None = None) -> Tensor:
+    """Read regions on all cores, see `read`: [N, 3, S, S] uint8.
+
+    Regions of a file that stand side by side have it decoded once. Raises DataError for a file that does not decode.
+    """
+    groups = [list(group) for _, group in groupby(regions, key=lambda region: (region.file, region.size_px))]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        parts = pool.map(lambda group: _read_of_one_file(group, reading, side_px), groups)
+        images = [image for part in parts for image in part]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def _read_of_one_file(regions: Sequence[Region], reading: Reading, side_px: int | None) -> list[Array]:
+    """Regions of one file."""
+    image = _resized(decode(regions[0].file, regions[0].size_px), reading, reading.side_px)
     if reading.levels == "stretched":
         image = Image.fromarray(_stretched(np.asarray(image)))
     if reading.file_format == "jpeg":
         image = _through_jpeg(image)
-    if region.box is not None:
-        image = image.crop(_pixels(region.box, reading.side_px))
-    return np.array(_resized(image, reading, side_px or reading.side_px))
+    boxes = [(0.0, 0.0, 1.0, 1.0) if region.box is None else region.box for region in regions]
+    parts = [image.crop(_pixels(box, reading.side_px)) for box in boxes]
+    return [np.array(_resized(part, reading, side_px or reading.side_px)) for part in parts]
 
 
 def _resized(image: Image.Image, reading: Reading, side_px: int) -> Image.Image:

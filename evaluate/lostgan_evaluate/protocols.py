@@ -17,25 +17,28 @@ class Protocol:
     """How images are generated and read.
 
     data: the vocabulary of the data that it is meant for. split: the part of the data. samples: styles of each layout.
-    resolution_px: side at which images are compared. truncation: of style codes, 2.0 in the
-    original's sampling.
-    score_splits: parts of which the Inception Score is the mean. crop_classifier: the network of CAS; the paper's is
-    resnet101 (section 3.1.2), and any other is named in the score. reading: see `Reading`.
+    reading: see `Reading`. truncation: of style codes, 2.0 in the original's sampling. score_splits: parts of which the
+    Inception Score is the mean. crop_classifier: the network of CAS; the paper's is resnet101 (section 3.1.2), and any
+    other is named in the score.
     """
 
     name: str
     data: str
     split: str
     samples: int
-    resolution_px: int
     reading: Reading
     truncation: float = 2.0
     score_splits: int = 5
     crop_classifier: CropClassifier = "resnet101"
 
     def facts(self) -> dict[str, Any]:
-        """The fields by name, those of `reading` among them."""
-        return asdict(self)
+        """The fields by name, those of `reading` among them, and the resolution."""
+        return asdict(self) | {"resolution_px": self.resolution_px}
+
+    @property
+    def resolution_px(self) -> int:
+        """The side at which images are compared."""
+        return self.reading.side_px
 
 
 OWN = "own"
@@ -47,10 +50,10 @@ def _protocols() -> dict[str, Protocol]:
     for side_px in RESOLUTIONS:
         reading = Reading(side_px)
         made += [
-            Protocol(f"paper-coco-{side_px}", "coco-stuff", "val", 5, side_px, reading),
-            Protocol(f"paper-vg-{side_px}", "visual-genome", "test", 1, side_px, reading),
-            Protocol(f"scenes-{side_px}", "scenes", "val", 5, side_px, reading, crop_classifier="resnet18"),
-            Protocol(f"{OWN}-{side_px}", OWN, "train", 5, side_px, reading, crop_classifier="resnet18"),
+            Protocol(f"paper-coco-{side_px}", "coco-stuff", "val", 5, reading),
+            Protocol(f"paper-vg-{side_px}", "visual-genome", "test", 1, reading),
+            Protocol(f"scenes-{side_px}", "scenes", "val", 5, reading, crop_classifier="resnet18"),
+            Protocol(f"{OWN}-{side_px}", OWN, "train", 5, reading, crop_classifier="resnet18"),
         ]
     made += [
         replace(plain, name=f"{plain.name}-stretched", reading=replace(plain.reading, levels="stretched"))

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
-
 from lostgan_evaluate.protocols import OWN, Protocol, default_protocol, protocol_named
 from lostgan_evaluate.sampling import as_examples, compared, generated, image_files
 from lostgan_evaluate.subject import Subject
@@ -16,6 +14,7 @@ from lostgan_serve.errors import DataError, EvaluationError
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.runners import Runner
 from lostgan_train.data import Source, open_data
+from lostgan_train.data.pixels import size_in_file
 from lostgan_train.data.visual_genome import is_visual_genome
 
 _IN_SPLITS = ("coco-stuff", "visual-genome")
@@ -134,9 +133,7 @@ def _train_split(folder: Path) -> Source | None:
 
 def _nearest_resolution(file: Path) -> int:
     """The resolution of protocols that is nearest to the width of an image."""
-    try:
-        with Image.open(file) as image:
-            width = image.width
-    except Exception as error:  # as `decode`: decoders of broken files raise whatever comes
-        raise DataError(f"{file}: cannot be decoded; replace or remove it") from error
-    return min(RESOLUTIONS, key=lambda side_px: abs(side_px - width))
+    size = size_in_file(file)
+    if size is None:
+        raise DataError(f"{file}: cannot be decoded; replace or remove it")
+    return min(RESOLUTIONS, key=lambda side_px: abs(side_px - size[0]))

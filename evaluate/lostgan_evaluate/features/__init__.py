@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -35,8 +34,3 @@ class Extractor(Protocol):
         """Images [B, 3, S, S] uint8 RGB -> "features" [B, D] float32 and, where the network classifies, "logits"
         [B, classes] float32, on the CPU."""
         ...
-
-
-def device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from lostgan_evaluate.features import device
 from lostgan_evaluate.weights import WeightFiles
+from lostgan_train.networks.runner import inference_device
 
 
 class InceptionExtractor:
@@ -28,10 +28,10 @@ class InceptionExtractor:
             network = FeatureExtractorInceptionV3(
                 self.name, ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file)
             )
-        self._network = network.to(device())
+        self._network = network.to(inference_device())
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """See `Extractor.features`."""
-        features, logits = self._network(images.to(device()))
+        features, logits = self._network(images.to(inference_device()))
         return {"features": features.cpu(), "logits": logits.cpu()}

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from lostgan_evaluate.features import device
 from lostgan_evaluate.weights import PACKAGE
+from lostgan_train.networks.runner import inference_device
 from lostgan_train.perceptual import efficientnet_lite0
 
 
@@ -27,7 +27,7 @@ class LiteExtractor:
         for name in ("stem", "head"):
             setattr(network, name, fuse(getattr(network, name)))
         network.stages = nn.ModuleList(fuse(stage) for stage in network.stages)
-        self._network = network.to(device()).to(memory_format=torch.channels_last)
+        self._network = network.to(inference_device()).to(memory_format=torch.channels_last)
         self.version = metadata.version(PACKAGE)
 
     @torch.inference_mode()
@@ -44,4 +44,4 @@ class LiteExtractor:
 
 def _scaled(images: Tensor) -> Tensor:
     """Levels as the network was trained on."""
-    return ((images.to(device()).float() - 127) / 128).contiguous(memory_format=torch.channels_last)
+    return ((images.to(inference_device()).float() - 127) / 128).contiguous(memory_format=torch.channels_last)

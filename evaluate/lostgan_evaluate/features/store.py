@@ -7,7 +7,6 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lostgan_evaluate.contents import content_of
 from lostgan_evaluate.features import Extractor
-from lostgan_evaluate.images import Reading, Region, read
+from lostgan_evaluate.images import Reading, Region, read_all
 from lostgan_serve.contract import Array
-from lostgan_serve.files import reading as reading_file
 from lostgan_serve.files import sweep, write_file
 from lostgan_serve.progress import SILENT, Progress
-from lostgan_serve.runners.cores import usable_cores
 
 _IMAGES_A_FILE = 512  # what an interruption loses at most
 
@@ -56,7 +54,7 @@ class FeatureStore:
             for part in _parts(list(missing.items()), _IMAGES_A_FILE):
                 rows: dict[str, dict[str, Array]] = {}
                 for batch in _parts(part, extractor.batch):
-                    images = self._images([region for _, region in batch], reading, extractor)
+                    images = read_all([region for _, region in batch], reading, extractor.side_px)
                     found = {kind: values.numpy() for kind, values in extractor.features(images).items()}
                     rows |= {key: {kind: found[kind][k] for kind in found} for k, (key, _) in enumerate(batch)}
                     done += len(batch)
@@ -67,19 +65,9 @@ class FeatureStore:
         return {kind: torch.from_numpy(np.stack([known[key][kind] for key in keys])) for kind in kinds}
 
     def _keys(self, regions: Sequence[Region]) -> Iterator[str]:
-        """The name of each region's content. A file of many regions is read once if they stand side by side."""
-        file, content = None, ""
+        """The name of each region's content."""
         for region in regions:
-            if region.file != file:
-                with reading_file(region.file):
-                    file, content = region.file, _hash(region.file.read_bytes())
-            yield _hash(json.dumps([content, region.size_px, region.box]).encode())
-
-    def _images(self, regions: Sequence[Region], reading: Reading, extractor: Extractor) -> Tensor:
-        side_px = extractor.side_px or reading.side_px
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            images = list(pool.map(lambda region: read(region, reading, side_px), regions))
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+            yield _hash(json.dumps([content_of(region.file), region.size_px, region.box]).encode())
 
     def _known(self, folder: Path) -> dict[str, dict[str, Array]]:
         """The features in a folder; files that are damaged count for nothing."""

@@ -23,6 +23,7 @@ from lostgan_serve.model_folder import sha256
 from lostgan_serve.png import png, provenance_of
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.render import layout_picture
+from lostgan_train.networks.runner import inference_device
 
 IMAGES_FOLDER, SPADE_FOLDER, SHEET_FILE = "images", "spade", "gaugan.png"
 SIDE_PX = 256
@@ -57,7 +58,7 @@ def generate_from_masks(samples: Path, weights: Path, out: Path, progress: Progr
     CheckpointError for weights that do not fit, and OutputError.
     """
     found = masked_samples(samples)
-    network = load_gaugan(weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_gaugan(weights).to(inference_device())
     facts = {"gaugan": {"weights_sha256": sha256(weights)}}
     with writable(out), progress.count("generating", len(found)) as advance:
         for folder in (out / IMAGES_FOLDER, *(out / SPADE_FOLDER / f"val_{kind}" for kind in ("label", "inst", "img"))):

@@ -48,9 +48,15 @@ INCEPTION = "inception"
 """The extractor whose scores have the names of the literature: FID, KID, Inception Score."""
 
 
+_LITERATURE = {"fd": "fid", "scene_fd": "scene_fid"}
+"""Metrics that have another name in the literature than here. Of the others it is the same."""
+
+
 def score_name(metric: str, extractor: str) -> str:
-    """The name of a score: with Inception the metric's own, and with any other network with that network's name."""
-    return metric if extractor == INCEPTION else f"{metric}_{extractor.replace('-', '_')}"
+    """The name of a score: with Inception the literature's, and with any other network with that network's name."""
+    if extractor == INCEPTION:
+        return _LITERATURE.get(metric, metric)
+    return f"{metric}_{extractor.replace('-', '_')}"
 
 
 def with_each_extractor(

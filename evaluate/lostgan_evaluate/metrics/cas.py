@@ -16,13 +16,14 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from lostgan_evaluate.crops import Object, generated_objects, read_crops, real_objects
+from lostgan_evaluate.crops import Object, generated_objects, read_crops, real_objects, taught
 from lostgan_evaluate.metrics import Metric, needs_layouts
 from lostgan_evaluate.protocols import CropClassifier
 from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.subject import Subject, Tools
 from lostgan_train import distributed
-from lostgan_train.classifier import Confusion, Lesson, Recipe, recognise, steps_of, train_classifier
+from lostgan_train.classifier import Confusion, Lesson, Recipe, recognise, steps_of
+from lostgan_train.states import key_of
 
 PAPERS: CropClassifier = "resnet101"
 """The network whose score has the paper's name."""
@@ -122,22 +123,10 @@ def _learnt(
     """The network that learns from these objects. Raises KeyboardInterrupt where SIGTERM or SIGINT stops it."""
     assert subject.source is not None
     crops, labels = read_crops(objects, subject.protocol.reading, tools.progress)
-    content = hashlib.sha256(crops.numpy().tobytes())
-    content.update(labels.numpy().tobytes())
-    content.update(repr((name, steps, tools.seed, subject.source.vocabulary.labels)).encode())
-    network = train_classifier(
-        Lesson(content.hexdigest()[:16], len(labels), lambda: (crops, labels)),
-        subject.source.vocabulary,
-        tools.networks / "cas",
-        distributed.start(),
-        tools.progress,
-        steps,
-        tools.seed,
-        recipe,
-    )
-    if network is None:
-        raise KeyboardInterrupt
-    return network
+    vocabulary = subject.source.vocabulary
+    content = [hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in (crops, labels)]
+    lesson = Lesson(key_of(content, name, steps, tools.seed, vocabulary.labels), len(labels), lambda: (crops, labels))
+    return taught(lesson, vocabulary, "cas", tools, steps, recipe)
 
 
 METRIC = Metric(

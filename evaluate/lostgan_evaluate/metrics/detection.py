@@ -8,7 +8,6 @@ read as the protocol says and then stretched to the detector's side.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -31,6 +30,7 @@ from lostgan_train.distributed import Processes
 from lostgan_train.semi_supervised import detector as detectors
 from lostgan_train.semi_supervised.detector import Detector, DetectorPlan, batches_for, loop_of
 from lostgan_train.semi_supervised.pseudo_labels import Detected, average_precision, detect
+from lostgan_train.states import key_of
 
 Look = tuple[list[Detected], list[Example]]
 """What a detector found in images, and the layouts of these."""
@@ -94,7 +94,7 @@ def _measure(subject: Subject, tools: Tools) -> Measured:
 def plan_for(protocol: Protocol, training_images: int, tools: Tools) -> DetectorPlan:
     """The training of a protocol's detector: the paper's for its data, a quick one for others."""
     architecture = PAPERS if protocol.name.startswith("paper-") else "mobilenet"
-    has_weights = architecture == PAPERS and tools.weights.why_not("detector") is None
+    has_weights = architecture == PAPERS and tools.weights.has("detector")  # a damaged file is told of
     weights = tools.weights.path("detector") if has_weights else None
     return DetectorPlan(architecture, STEPS[architecture], min(BATCH, training_images), tools.seed, _WORKERS, weights)
 
@@ -108,8 +108,7 @@ def _generated(subject: Subject) -> list[Example]:
 def _trained(plan: DetectorPlan, training: Source, how: Reading, tools: Tools, processes: Processes) -> nn.Module:
     """The detector of a plan. Its state is kept in a folder named after all that it depends on."""
     shown = [(example.image.name, example.labels, example.boxes) for example in training.examples]
-    about = repr((plan, how, training.vocabulary.labels, shown))
-    folder = tools.networks / "detector" / hashlib.sha256(about.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    folder = tools.networks / "detector" / key_of(plan, how, training.vocabulary.labels, shown)
     detector = Detector(plan, len(training.vocabulary), processes, tools.progress)
     loop = loop_of(detector, plan, folder, {}, processes, tools.progress)
     loop.resume()

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lostgan_evaluate.features import device
 from lostgan_evaluate.features.lite import LiteExtractor
-from lostgan_evaluate.images import Reading, Region, read
+from lostgan_evaluate.images import Reading, read_all
 from lostgan_evaluate.metrics import Metric, needs_styles
 from lostgan_evaluate.scores import Measured, Score
-from lostgan_evaluate.subject import Sample, Subject, Tools
+from lostgan_evaluate.subject import Sample, Subject, Tools, whole
 from lostgan_evaluate.weights import WeightFiles
 from lostgan_serve.errors import EvaluationError
+from lostgan_train.networks.runner import inference_device
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Two batches of images, [B, 3, R, R] uint8 each -> their distances [B]."""
@@ -48,10 +48,10 @@ def lpips_distance(weights: WeightFiles) -> Distance:
             if any(value is None or value.shape != layer.state_dict()[key].shape for key, value in own.items()):
                 raise EvaluationError(f"{weights.path('alexnet')}: not the weights of AlexNet; fetch it again")
             layer.load_state_dict(own)
-    network.eval().requires_grad_(False).to(device())
+    network.eval().requires_grad_(False).to(inference_device())
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        first, second = (images.to(device()).float() / 127.5 - 1 for images in (a, b))
+        first, second = (images.to(inference_device()).float() / 127.5 - 1 for images in (a, b))
         found: Tensor = network(first, second).flatten().cpu()
         return found
 
@@ -91,7 +91,8 @@ def _score(
     with tools.progress.count(f"diversity, {name}", len(pairs)) as advance, torch.inference_mode():
         for start in range(0, len(pairs), _BATCH):
             first, second = (
-                _images([pair[style] for pair in pairs[start : start + _BATCH]], reading, side_px) for style in (0, 1)
+                read_all(whole([pair[style] for pair in pairs[start : start + _BATCH]]), reading, side_px)
+                for style in (0, 1)
             )
             found += distance(first, second).tolist()
             advance(len(found), "")
@@ -102,11 +103,6 @@ def _score(
         "side_px": side_px,
     }
     return Score(name, float(np.mean(found)), "higher", float(np.std(found)), facts=facts)
-
-
-def _images(samples: Sequence[Sample], reading: Reading, side_px: int) -> Tensor:
-    images = np.stack([read(Region(sample.file), reading, side_px) for sample in samples])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 METRIC = Metric("ds", "Diversity Score: the perceptual distance of two styles of a layout", needs_styles, _measure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from lostgan_evaluate.metrics import INCEPTION, Metric, always, features_of, score_name, with_each_extractor
+from lostgan_evaluate.metrics import Metric, always, features_of, score_name, with_each_extractor
 from lostgan_evaluate.scores import Score
 from lostgan_evaluate.subject import Subject, Tools
 from lostgan_serve.contract import Array
@@ -45,7 +45,7 @@ def _root(symmetric: Array) -> Array:
 
 def _measure(extractor: str, subject: Subject, tools: Tools) -> list[Score]:
     generated, real = (found["features"] for found in features_of(extractor, subject, tools))
-    name = "fid" if extractor == INCEPTION else score_name("fd", extractor)
+    name = score_name("fd", extractor)
     facts = {"images": len(generated), "real_images": len(real), "features": generated.shape[1]}
     return [Score(name, frechet_distance(generated, real), "lower", facts=facts)]
 

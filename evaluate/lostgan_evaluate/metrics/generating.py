@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lostgan_evaluate.metrics import INCEPTION, needs_layouts, score_name
+from lostgan_evaluate.metrics import needs_layouts, score_name
 from lostgan_evaluate.metrics.frechet import frechet_distance
 from lostgan_evaluate.metrics.kernel import kernel_distance
 from lostgan_evaluate.sampling import fill, layouts_of
@@ -43,7 +43,7 @@ def distance(extractor: str, generated: Tensor, real: Tensor, seed: int) -> Scor
     """The Fréchet distance of features, [N, D] and [M, D], or the kernel distance where images are too few for it."""
     counts = {"images": len(generated), "real_images": len(real), "features": generated.shape[1]}
     if min(len(generated), len(real)) > generated.shape[1]:
-        name = "fid" if extractor == INCEPTION else score_name("fd", extractor)
+        name = score_name("fd", extractor)
         return Score(name, frechet_distance(generated, real), "lower", facts=counts)
     value, spread = kernel_distance(generated, real, seed)
     return Score(score_name("kid", extractor), value, "lower", spread, facts=counts | {"spread": "over subsets"})

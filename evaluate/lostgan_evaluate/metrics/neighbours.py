@@ -72,8 +72,8 @@ def _histogram(label_map: Array, labels: int) -> Array:
 
 
 def _extractor(tools: Tools) -> str:
-    """AlexNet, as in the paper, where its weights are at hand."""
-    return _AT_HAND if tools.weights.why_not(_PREFERRED) else _PREFERRED
+    """AlexNet, as in the paper, where its weights are there. A damaged file counts, so that opening it tells of it."""
+    return _PREFERRED if tools.weights.has(_PREFERRED) else _AT_HAND
 
 
 def _measure(subject: Subject, tools: Tools) -> Measured:

@@ -6,20 +6,18 @@ the generated objects are. The classifier is small, and the same that training's
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lostgan_evaluate.crops import Object, generated_objects, read_crops, real_objects
+from lostgan_evaluate.crops import Object, generated_objects, read_crops, real_objects, taught
 from lostgan_evaluate.images import Reading, Region, read
 from lostgan_evaluate.metrics import Metric, needs_training
 from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.sheets import Row, Tile, write_sheet
 from lostgan_evaluate.subject import Subject, Tools
-from lostgan_train.classifier import Confusion, Lesson, probabilities, train_classifier
-from lostgan_train.distributed import Processes
+from lostgan_train.classifier import Confusion, Lesson, probabilities
+from lostgan_train.states import key_of
 
 SHEET = "failures.png"
 MOST_TRAINING_IMAGES = 1500
@@ -61,17 +59,9 @@ def _learnt(subject: Subject, tools: Tools) -> torch.nn.Module:
     vocabulary, reading = subject.training.vocabulary, subject.protocol.reading
     objects = real_objects(subject.training.examples[:MOST_TRAINING_IMAGES])
     shown = [(region.file.name, region.box, label) for region, label in objects]
-    about = repr((vocabulary.labels, reading, tools.seed, shown))
-    lesson = Lesson(
-        hashlib.sha256(about.encode("utf-8", "surrogateescape")).hexdigest()[:16],
-        len(objects),
-        lambda: read_crops(objects, reading, tools.progress),
-    )
-    folder = tools.networks / "recognition"
-    network = train_classifier(lesson, vocabulary, folder, Processes(), tools.progress, seed=tools.seed)
-    if network is None:
-        raise KeyboardInterrupt
-    return network
+    key = key_of(vocabulary.labels, reading, tools.seed, shown)
+    lesson = Lesson(key, len(objects), lambda: read_crops(objects, reading, tools.progress))
+    return taught(lesson, vocabulary, "recognition", tools)
 
 
 def _write_failures(subject: Subject, tools: Tools, objects: list[Object], labels: Tensor, found: Tensor) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lostgan_evaluate.crops import generated_objects, real_objects
-from lostgan_evaluate.metrics import INCEPTION, Metric, needs_layouts, score_name, with_each_extractor
+from lostgan_evaluate.metrics import Metric, needs_layouts, score_name, with_each_extractor
 from lostgan_evaluate.metrics.frechet import frechet_distance
 from lostgan_evaluate.scores import Score
 from lostgan_evaluate.subject import Subject, Tools
@@ -15,7 +15,7 @@ def _measure(extractor: str, subject: Subject, tools: Tools) -> list[Score]:
         tools.features.features(extractor, [region for region, _ in part], subject.protocol.reading)["features"]
         for part in objects
     )
-    name = "scene_fid" if extractor == INCEPTION else score_name("scene_fd", extractor)
+    name = score_name("scene_fd", extractor)
     facts = {"crops": len(generated), "real_crops": len(real), "features": generated.shape[1]}
     return [Score(name, frechet_distance(generated, real), "lower", facts=facts)]
 
