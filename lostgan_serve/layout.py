@@ -2,35 +2,27 @@
 
 {"canvas": [640, 480], "seed": 7, "truncation": 2.0,
  "objects": [{"label": "sky", "box": [0, 0, 640, 250]},
+             {"label": "sea", "box": [0, 240, 640, 240], "style": {"from": 3, "to": 9, "mix": 0.4}},
              {"label": "person", "box": [250, 140, 120, 300], "id": "rider", "seed": 12}]}
 """
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 import os
 import reprlib
-import unicodedata
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from lostgan_serve.choices import MAX_SEED
 from lostgan_serve.errors import LayoutError
+from lostgan_serve.layout_schema import FIXES, Drawn, DrawnCode, DrawnMix, MixPath, explain, shorten
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
 
 Box = tuple[float, float, float, float]
-
-MAX_TRUNCATION = 8.0
-"""Beyond this, truncation changes nothing: one normal in 10^15 is larger."""
-MIN_TRUNCATION = 0.05
-"""Below this, codes would have to be redrawn too often."""
 
 _EDGE_TOLERANCE = 1e-4
 """By how much of the canvas a box may stick out: what rounding a box to pixels or to four digits leaves."""
@@ -40,23 +32,52 @@ _SMALLEST_SIDE = 4e-4
 
 
 @dataclass(frozen=True)
+class Mix:
+    """A style between those of two seeds. share: of the second, in [0, 1]."""
+
+    start: int
+    end: int
+    share: float
+    path: MixPath = "linear"
+
+    def to_json(self) -> dict[str, Any]:
+        """The value of `style` in layout.json."""
+        way = {} if self.path == "linear" else {"path": self.path}
+        return {"from": self.start, "to": self.end, "mix": self.share, **way}
+
+
+@dataclass(frozen=True)
+class Code:
+    """A style given by its elements, of which there are `contract.Z_DIM`. Truncation does not touch it."""
+
+    values: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The value of `style` in layout.json."""
+        return {"code": list(self.values)}
+
+
+@dataclass(frozen=True)
 class LayoutObject:
-    """One drawn object. box: x, y, width, height in [0, 1], origin top left. seed: of its style code; None for the
-    layout's."""
+    """One drawn object. box: x, y, width, height in [0, 1], origin top left. seed, style: of its own, at most one of
+    them; None for the layout's."""
 
     label: str
     box: Box
     id: str
     seed: int | None = None
+    style: Mix | Code | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A validated layout. name: what files made from it are called. source: where it came from, for messages."""
+    """A validated layout. style: a mix that all styles are of in place of `seed`. name: what files made from it are
+    called. source: where it came from, for messages."""
 
     objects: tuple[LayoutObject, ...]
     seed: int = 0
     truncation: float = 2.0
+    style: Mix | None = None
     name: str = "layout"
     source: str = "layout"
 
@@ -73,13 +94,14 @@ class Layout:
         """Validate one layout given as a JSON value, see docs/layouts-and-styles.md. Raises LayoutError."""
         source = source or name
         try:
-            drawn = _Drawn.model_validate(value)
+            drawn = Drawn.model_validate(value)
         except ValidationError as error:
-            raise LayoutError(f"{source}: {_explain(error)}") from None
+            raise LayoutError(f"{source}: {explain(error)}") from None
         return cls(
             objects=_name_objects(drawn, source),
             seed=drawn.seed,
             truncation=drawn.truncation,
+            style=_mix(drawn.style),
             name=name,
             source=source,
         )
@@ -88,9 +110,11 @@ class Layout:
         """The layout as the JSON value that `parse` takes: boxes in [0, 1], and an id for each object."""
         objects = []
         for item in self.objects:
-            own = {} if item.seed is None else {"seed": item.seed}
+            own: dict[str, Any] = {} if item.seed is None else {"seed": item.seed}
+            own |= {} if item.style is None else {"style": item.style.to_json()}
             objects.append({"label": item.label, "box": list(item.box), "id": item.id, **own})
-        return {"seed": self.seed, "truncation": self.truncation, "objects": objects}
+        style: dict[str, Any] = {"seed": self.seed} if self.style is None else {"style": self.style.to_json()}
+        return {**style, "truncation": self.truncation, "objects": objects}
 
 
 def load_layouts(path: str | os.PathLike[str]) -> list[Layout]:
@@ -125,7 +149,7 @@ def parse_layouts(data: bytes, name: str, source: str) -> list[Layout]:
         listed = isinstance(value, list)
         values = [(f"{source} layout {n}", v) for n, v in enumerate(value, 1)] if listed else [(source, value)]
     if not values:
-        raise LayoutError(f"{source}: holds no layout; {_FIXES['layout']}")
+        raise LayoutError(f"{source}: holds no layout; {FIXES['layout']}")
     width = len(str(len(values)))
     names = [f"{name}-{n:0{width}}" for n in range(1, len(values) + 1)] if len(values) > 1 else [name]
     return [Layout.parse(value, own, where) for (where, value), own in zip(values, names, strict=True)]
@@ -149,49 +173,17 @@ def _decode(text: str, source: str) -> Any:
         fix = "several layouts stand one a line, as `jq -c .` prints them" if several else "mend the file there"
         raise LayoutError(f"{source}: not JSON ({error.msg} at {where}); {fix}") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
-        raise LayoutError(f"{source}: not a layout ({error}); {_FIXES['layout']}") from None
+        raise LayoutError(f"{source}: not a layout ({error}); {FIXES['layout']}") from None
 
 
-def _without_controls(text: str) -> str:
-    """Refuse characters that no file, terminal or hash of a style code can hold. Raises ValueError."""
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise ValueError("holds a control character or half of a character")
-    return text
-
-
-Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)]
-
-
-Text = Annotated[str, Field(min_length=1, max_length=200, strict=True), AfterValidator(_without_controls)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _DrawnObject(_Strict):
-    label: Text
-    box: tuple[Finite, Finite, Finite, Finite]
-    id: Text | None = None
-    seed: Seed | None = None
-
-
-class _Drawn(_Strict):
-    objects: Annotated[list[_DrawnObject], Field(min_length=1)]
-    canvas: tuple[Annotated[Finite, Field(gt=0)], Annotated[Finite, Field(gt=0)]] | None = None
-    seed: Seed = 0
-    truncation: Annotated[Finite, Field(ge=MIN_TRUNCATION, le=MAX_TRUNCATION)] = 2.0
-
-
-def _name_objects(drawn: _Drawn, source: str) -> tuple[LayoutObject, ...]:
+def _name_objects(drawn: Drawn, source: str) -> tuple[LayoutObject, ...]:
     """Boxes in units of the canvas, and the id and seed that an object has unless it states its own."""
     objects, seen = [], Counter[str]()
     for index, item in enumerate(drawn.objects):
         seen[item.label] += 1
         name = item.id or f"{item.label}-{seen[item.label]}"
-        box = _unit_box(item.box, drawn.canvas, f"{source}: objects[{index}].box ({_shorten(item.label)})")
-        objects.append(LayoutObject(item.label, box, name, item.seed))
+        box = _unit_box(item.box, drawn.canvas, f"{source}: objects[{index}].box ({shorten(item.label)})")
+        objects.append(LayoutObject(item.label, box, name, item.seed, _style(item.style)))
     counts = Counter(o.id for o in objects)
     for index, name in enumerate(o.id for o in objects):
         if counts[name] > 1:
@@ -200,6 +192,14 @@ def _name_objects(drawn: _Drawn, source: str) -> tuple[LayoutObject, ...]:
         if name == IMAGE_LABEL_NAME:
             raise LayoutError(f"{source}: objects[{index}].id {name!r} is taken by the background; choose another")
     return tuple(objects)
+
+
+def _style(drawn: DrawnMix | DrawnCode | None) -> Mix | Code | None:
+    return Code(tuple(drawn.code)) if isinstance(drawn, DrawnCode) else _mix(drawn)
+
+
+def _mix(drawn: DrawnMix | None) -> Mix | None:
+    return None if drawn is None else Mix(drawn.start, drawn.to, drawn.mix, drawn.path)
 
 
 def _unit_box(box: Box, canvas: tuple[float, float] | None, where: str) -> Box:
@@ -231,45 +231,3 @@ def _edge_fix(canvas: tuple[float, float] | None, clipped: tuple[float, float, f
 
 def _numbers(box: Box) -> str:
     return f"[{', '.join(f'{n:g}' for n in box)}]"
-
-
-def _explain(error: ValidationError) -> str:
-    """The first thing wrong as `field: what is wrong; the fix`."""
-    first = error.errors()[0]
-    path = ""
-    for part in first["loc"]:
-        name = part if str(part).isidentifier() and len(str(part)) <= 40 else _shorten(part)
-        path += f"[{part}]" if isinstance(part, int) else f".{name}" if path else str(name)
-    path = path or "the layout"
-    if first["type"] == "extra_forbidden":
-        model = _DrawnObject if len(first["loc"]) > 1 else _Drawn
-        near = difflib.get_close_matches(str(first["loc"][-1]), model.model_fields, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(model.model_fields)}"
-        return f"{path}: unknown field; {hint}"
-    fix = _FIXES.get(next((part for part in reversed(first["loc"]) if isinstance(part, str)), "layout"))
-    if first["type"] == "missing":
-        return f"{path}: missing; {fix}"
-    if first["type"] == "model_type":
-        return f"{path}: input should be an object, not {_shorten(first['input'])}; {fix}"
-    given = "" if isinstance(first["input"], Mapping | list) else f", not {_shorten(first['input'])}"
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]}{given}; {fix}"
-
-
-_FIXES = {
-    "layout": 'a layout is {"objects": [{"label": ..., "box": [x, y, width, height]}, ...]}',
-    "objects": 'give at least one {"label": ..., "box": [x, y, width, height]}',
-    "box": "a box is four finite numbers [x, y, width, height]",
-    "canvas": "canvas is [width, height] in pixels",
-    "label": 'a label is a text such as "sky"; `lostgan-serve labels` lists them',
-    "id": "an id is a text that no other object has",
-    "seed": f"a seed is a whole number from 0 to {MAX_SEED}",
-    "truncation": f"truncation is a number from {MIN_TRUNCATION} to {MAX_TRUNCATION:g}",
-}
-
-
-def _shorten(value: Any) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -221,12 +221,15 @@ def _check_file_name(name: str, source: str) -> None:
 def styles(layout: Layout, samples: int, seed: int | None = None) -> list[Layout]:
     """A layout in `samples` styles, with seeds that count up from `seed`, by default from the layout's own.
 
-    Several styles get their seed as a part of their name. Objects with seeds of their own keep their style.
+    Several styles get their seed as a part of their name. Objects with seeds or styles of their own keep them.
     """
+    if samples == 1 and seed is None:
+        return [layout]
     first = layout.seed if seed is None else seed
     seeds = [(first + k) % (MAX_SEED + 1) for k in range(samples)]
     return [
-        replace(layout, seed=own, name=layout.name if samples == 1 else f"{layout.name}.seed{own}") for own in seeds
+        replace(layout, seed=own, style=None, name=layout.name if samples == 1 else f"{layout.name}.seed{own}")
+        for own in seeds
     ]
 
 
