@@ -75,7 +75,7 @@ def test_mixes_persist_bit_for_bit() -> None:
     assert [value.hex() for value in map(float, spherical[:3])] == SPHERICAL
 
 
-styles = st.one_of(
+styles: st.SearchStrategy[Json] = st.one_of(
     st.fixed_dictionaries({}),
     st.fixed_dictionaries({"seed": st.integers(0, 5)}),
     st.fixed_dictionaries({"style": st.builds(mix, st.floats(0, 1), st.sampled_from(["linear", "spherical"]))}),

