@@ -71,15 +71,15 @@ class LayoutObject:
 
 @dataclass(frozen=True)
 class Layout:
-    """A validated layout. style: a mix that all styles are of in place of `seed`. name: what files made from it are
-    called. source: where it came from, for messages."""
+    """A validated layout. name: what files made from it are called. source: where it came from, for messages. style: a
+    mix that all styles are of in place of `seed`."""
 
     objects: tuple[LayoutObject, ...]
     seed: int = 0
     truncation: float = 2.0
-    style: Mix | None = None
     name: str = "layout"
     source: str = "layout"
+    style: Mix | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Layout:
