@@ -243,6 +243,23 @@ def test_a_network_that_diverges_is_left_out(
     assert "v1-64, seed 0: its training diverged" in (tmp_path / "out" / "table.md").read_text()
 
 
+def test_the_command_writes_down_what_all_rows_share(
+    monkeypatch: pytest.MonkeyPatch, scenes: Path, held_out: Path, tmp_path: Path
+) -> None:
+    def diverge(*_: Any, **__: Any) -> None:
+        raise DivergedError("losses stay not finite")
+
+    monkeypatch.setattr(f"{running.__name__}.train", diverge)
+    words = ("table1", "--rows", "v1-64", "--metrics", "kid", "--l1-weight", "5@1,1@2", "--steps", "2", "--count", "3")
+    folders = ("--data", str(scenes), "--held-out", str(held_out), "--out", str(tmp_path / "out"))
+    done = CliRunner().invoke(command, [*words, *folders, "--perceptual", "none"])
+    assert done.exit_code == 0, done.output
+    budget = json.loads((tmp_path / "out" / "table.json").read_text())["budget"]
+    shared = {"l1_weight": "5@1,1@2", "steps": 2, "count": 3, "data": "scenes", "held_out": held_out.name}
+    assert shared.items() <= budget.items()
+    assert str(tmp_path) not in (tmp_path / "out" / "table.md").read_text()
+
+
 def test_settings_of_the_semi_supervised_rows(tmp_path: Path) -> None:
     """The three share a detector, and all rows the budget."""
     plan = a_plan(tmp_path / "data", tmp_path / "held", tmp_path / "out", EXPERIMENTS["semi"])

@@ -231,5 +231,8 @@ def _evaluate(plan: Plan, row: Row, seed: int, checkpoint: Checkpoint, out: Path
 
 def _budget(plan: Plan) -> dict[str, Any]:
     """The facts that all rows share. Folders by name: where they lie is a machine's own."""
-    facts = {**plan.options, "held_out": plan.held_out, "count": plan.count, "samples": plan.samples}
+    settings = {name: value for job in plan.jobs() for name, value in settings_of(plan, *job).to_json().items()}
+    facts = {name: settings[name] for name in plan.options if name in settings}
+    facts |= {name: value for name, value in plan.options.items() if isinstance(value, Path)}
+    facts |= {"held_out": plan.held_out, "count": plan.count, "samples": plan.samples}
     return {name: value.name if isinstance(value, Path) else value for name, value in facts.items()}
