@@ -8,11 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-from lostgan_serve.contract import OUTPUT_NAMES, Array
+import numpy as np
+from PIL import Image
+
+from lostgan_serve.colors import BLACK, object_colors
+from lostgan_serve.contract import NO_OBJECT, OUTPUT_NAMES, Array
 from lostgan_serve.encoding import encode
 from lostgan_serve.errors import DeviceError, LostganError, RequestError
 from lostgan_serve.layout import Layout
 from lostgan_serve.manifest import Manifest
+from lostgan_serve.png import png
 from lostgan_serve.runners import Runner
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
 
@@ -32,6 +37,16 @@ class Result:
     image: Array | None = None
     object_map: Array | None = None
     masks: Array | None = None
+
+    def _repr_png_(self) -> bytes | None:
+        """How a notebook shows it: the image and, to its right, the object map in the labels' colours."""
+        pictures = [] if self.image is None else [self.image]
+        if self.object_map is not None:
+            palette = np.full((NO_OBJECT + 1, 3), BLACK, np.uint8)
+            labels = [item.label for item in self.layout.objects] + [IMAGE_LABEL_NAME]
+            palette[: len(labels)] = object_colors(labels)
+            pictures.append(palette[self.object_map])
+        return png(Image.fromarray(np.concatenate(pictures, axis=1))) if pictures else None
 
 
 OnFailure = Callable[[Layout, LostganError], object]
