@@ -18,6 +18,7 @@ COPY train train
 COPY evaluate evaluate
 COPY export export
 COPY checkpoints checkpoints
+COPY examples examples
 RUN python3 -m pip install --no-cache-dir --target /build/packages -c constraints.txt '.[export]'
 ARG RES=128
 RUN python3 /build/packages/bin/lostgan-serve export --res ${RES} --repository /build/models

@@ -5,6 +5,9 @@ from __future__ import annotations
 HTTP_PORT, GRPC_PORT, METRICS_PORT = 8000, 8001, 8002
 """The ports at which a Triton server answers unless it is told otherwise."""
 
+EDITOR_PORT = 8765
+"""The port at which the editor answers unless it is told otherwise."""
+
 RUNNER_VARIABLE = "LOSTGAN_SERVE_RUNNER"
 """Environment variable that names the runner, as `lostgan-serve generate --runner` does."""
 

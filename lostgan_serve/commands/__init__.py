@@ -20,6 +20,7 @@ from lostgan_serve.progress import discard, tell
 
 _OWN = {
     "client": "lostgan_serve.commands.inference:client",
+    "edit": "lostgan_serve.commands.edit:edit",
     "generate": "lostgan_serve.commands.inference:generate",
     "labels": "lostgan_serve.commands.labels:labels",
     "serve": "lostgan_serve.commands.serve:serve",

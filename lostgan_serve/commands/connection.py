@@ -40,14 +40,27 @@ class ServerOptions:
         certificates = Certificates(self.ca, self.cert, self.key)
         return TritonRunner(self.url, model, certificates=certificates, patience_s=self.patience_s, progress=progress)
 
+    def arguments(self) -> list[str]:
+        """The words of a command line that mean this server, but for the patience."""
+        files = {_TLS_OPTIONS[f"tls_{name}"]: getattr(self, name) for name in ("ca", "cert", "key")}
+        return ["--url", self.url, *(word for option, file in files.items() if file for word in (option, str(file)))]
+
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a server, which it takes as the parameter `server`: ServerOptions."""
+    return _connected(command, default_url=f"localhost:{GRPC_PORT}")
 
+
+def optional_server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `server_options`, for a command that can do without: `server` is None where no --url is given."""
+    return _connected(command, default_url=None)
+
+
+def _connected(command: Callable[..., Any], default_url: str | None) -> Callable[..., Any]:
     @functools.wraps(command)
     def connected(
         *arguments: Any,
-        url: str,
+        url: str | None,
         tls_ca: Path | None,
         tls_cert: Path | None,
         tls_key: Path | None,
@@ -55,15 +68,16 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **options: Any,
     ) -> Any:
         _refuse_certificates_without_tls(url)
-        server = ServerOptions(url, tls_ca, tls_cert, tls_key, patience)
+        server = None if url is None else ServerOptions(url, tls_ca, tls_cert, tls_key, patience)
         return command(*arguments, server=server, **options)
 
-    for option in reversed(_OPTIONS):
+    url_option = _server("--url", default=default_url, show_default=True, help=_URL_HELP)
+    for option in reversed((url_option, *_OPTIONS)):
         connected = option(connected)
     return connected
 
 
-def _refuse_certificates_without_tls(url: str) -> None:
+def _refuse_certificates_without_tls(url: str | None) -> None:
     """Raise ServerError for certificates on the command line that an address without TLS makes no use of. Those of the
     environment are for whichever server needs them."""
     from lostgan_serve.errors import ServerError
@@ -75,6 +89,10 @@ def _refuse_certificates_without_tls(url: str) -> None:
         for name, option in _TLS_OPTIONS.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
+    if url is None:
+        if given:
+            raise ServerError(f"{given[0]}: there is no server to use it for; give --url, too")
+        return
     address = ServerAddress.parse(url)
     if given and not address.tls:
         raise ServerError(f"{given[0]}: {address} is not encrypted; give --url {address.with_tls(True)}")
@@ -91,13 +109,9 @@ def _tls_option(name: str, description: str) -> Callable[[Any], Any]:
     )
 
 
+_URL_HELP = "The server's address: HOST:PORT of its gRPC, or grpc://, grpcs:// (TLS), http:// or https://HOST:PORT."
+
 _OPTIONS = (
-    _server(
-        "--url",
-        default=f"localhost:{GRPC_PORT}",
-        show_default=True,
-        help="The server's address: HOST:PORT of its gRPC, or grpc://, grpcs:// (TLS), http:// or https://HOST:PORT.",
-    ),
     _tls_option(
         "tls_ca", "PEM file of the authorities that may sign the server's certificate.  [default: the system's]"
     ),

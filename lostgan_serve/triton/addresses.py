@@ -30,14 +30,11 @@ class Addresses:
     @property
     def host(self) -> str:
         """The address under which this machine reaches the server."""
-        address = ipaddress.ip_address(self.ip)
-        if not address.is_unspecified:
-            return self.ip
-        return LOOPBACK if address.version == 4 else "::1"
+        return _reached(self.ip)
 
     def endpoint(self, port: int) -> str:
-        """`host:port` as URLs have it."""
-        return f"{_bracketed(self.host)}:{port}"
+        """See `endpoint`."""
+        return endpoint(self.ip, port)
 
     def options(self) -> list[str]:
         """The options of tritonserver that say where to listen."""
@@ -59,7 +56,7 @@ def find_addresses(host: str, http_port: int, grpc_port: int, metrics_port: int)
     host: a name or an address; of a name that has several, an IPv4 address is taken. Raises ServerError that names the
     option to change.
     """
-    ip = _resolve(host)
+    ip = resolve(host)
     wanted = {"--http-port": http_port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
     with ExitStack() as stack:  # all are held at once, so that no port is given twice
         held: dict[str, int] = {}
@@ -67,14 +64,20 @@ def find_addresses(host: str, http_port: int, grpc_port: int, metrics_port: int)
             if port in held.values():
                 other = next(name for name, number in held.items() if number == port)
                 raise ServerError(f"port {port} is asked for twice, with {other} and {option}; change one of them")
-            listening = stack.enter_context(_listen(ip, port, option))
+            listening = stack.enter_context(listen(ip, port, option))
             held[option] = int(listening.getsockname()[1])
         addresses = Addresses(ip, *held.values())
         _see_that_it_is_reachable(addresses)
     return addresses
 
 
-def _resolve(host: str) -> str:
+def endpoint(ip: str, port: int) -> str:
+    """`host:port`, as URLs have it, under which this machine reaches a server that listens at an address."""
+    return f"{_bracketed(_reached(ip))}:{port}"
+
+
+def resolve(host: str) -> str:
+    """The address of a name, IPv4 where it has one; of an address, itself. Raises ServerError."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
@@ -84,11 +87,12 @@ def _resolve(host: str) -> str:
         ) from error
     address = min(found, key=lambda entry: entry[0] != socket.AF_INET)[-1]
     if any(address[3:]):  # of IPv6: the number of the zone
-        raise ServerError(f"--host {host!r}: tritonserver takes no address with a zone; give another of this machine")
+        raise ServerError(f"--host {host!r}: no address with a zone can be used; give another of this machine")
     return str(address[0])
 
 
-def _listen(ip: str, port: int, option: str) -> socket.socket:
+def listen(ip: str, port: int, option: str) -> socket.socket:
+    """Listen at a port of this machine, 0 for a free one. option: that chose the port. Raises ServerError."""
     try:
         return socket.create_server((ip, port), family=socket.AF_INET6 if _is_ipv6(ip) else socket.AF_INET)
     except OSError as error:
@@ -111,6 +115,13 @@ def _see_that_it_is_reachable(addresses: Addresses) -> None:
             f"--host {addresses.ip}: this machine cannot connect to it ({error.strerror or error}); "
             "give one of those that `ip address` lists"
         ) from error
+
+
+def _reached(ip: str) -> str:
+    address = ipaddress.ip_address(ip)
+    if not address.is_unspecified:
+        return ip
+    return LOOPBACK if address.version == 4 else "::1"
 
 
 def _bracketed(ip: str) -> str:

@@ -106,6 +106,11 @@ class TritonRunner:
         arrays = self._ask(infer)
         return {name: arrays[name] for name in outputs}
 
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        return self._model
+
     def batch_counts(self) -> dict[int, int]:
         """How many batches of each size the server has computed of the model since it started. Its count may lag
         behind its answers by a moment."""

@@ -1,0 +1,1 @@
+"""Layouts to begin with, as package data. `lostgan_serve.editor` finds them."""
