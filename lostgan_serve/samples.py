@@ -150,13 +150,19 @@ class SampleSet:
     def _has_sheet(self, layouts: Sequence[Layout]) -> bool:
         return len(layouts) > 1 and "sheet" in self.pictures
 
-    def _write(self, result: Result, manifest: Manifest) -> list[Path]:
-        """Render and write a layout's pictures. Raises OutputError."""
-        provenance, paths = _layout_provenance(result.layout, manifest), []
+    def files(self, result: Result, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
+        """Render a layout's pictures, and yield the name and the bytes of each file."""
+        provenance = _layout_provenance(result.layout, manifest)
         for kind, names in self._file_names(result.layout, result.names).items():
             for name, picture in zip(names, _KINDS[kind].render(result), strict=True):
-                write_file(self.folder / name, png(picture, provenance))
-                paths.append(self.folder / name)
+                yield name, png(picture, provenance)
+
+    def _write(self, result: Result, manifest: Manifest) -> list[Path]:
+        """Render and write a layout's pictures. Raises OutputError."""
+        paths = []
+        for name, data in self.files(result, manifest):
+            write_file(self.folder / name, data)
+            paths.append(self.folder / name)
         return paths
 
     def _holds(self, layout: Layout, manifest: Manifest) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import secrets
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from lostgan_serve import __version__
+from lostgan_serve.coco import annotations_in, annotations_of, layout_of
 from lostgan_serve.colors import color_of
 from lostgan_serve.contract import OUTPUT_NAMES
 from lostgan_serve.encoding import check
@@ -20,8 +23,9 @@ from lostgan_serve.errors import LayoutError
 from lostgan_serve.layout import Layout, parse_layouts
 from lostgan_serve.layout_schema import MAX_TRUNCATION, MIN_TRUNCATION, json_schema
 from lostgan_serve.manifest import Manifest
-from lostgan_serve.pipeline import generate
+from lostgan_serve.pipeline import Result, generate
 from lostgan_serve.runners import Runner
+from lostgan_serve.samples import SampleSet
 
 Query = Mapping[str, str]
 
@@ -99,29 +103,42 @@ class Editor:
         if unknown := [name for name in wanted if name not in OUTPUT_NAMES]:
             raise LayoutError(f"outputs: there is no {unknown[0][:40]!r}; choose from {','.join(OUTPUT_NAMES)}")
         outputs = [name for name in OUTPUT_NAMES if name in wanted]
-        layout = _one_layout(body)
         start = time.perf_counter()
-        (result,) = generate([layout], self.runner, outputs)
+        result = self._result(body, outputs)
         took_ms = 1000 * (time.perf_counter() - start)
         arrays = b"".join(getattr(result, name).tobytes() for name in outputs)
         return Answer(arrays, "application/octet-stream", headers={"Server-Timing": f"inference;dur={took_ms:.1f}"})
 
     def open(self, body: bytes, query: Query) -> Answer:
         """The layouts in a file. Raises LayoutError."""
-        name = "".join(filter(str.isprintable, query.get("name", "")))[:200] or "layout.json"
-        layouts = parse_layouts(body, PurePath(name).stem, name)
+        file = "".join(filter(str.isprintable, query.get("name", "")))[:200] or "layout.json"
+        name, annotations = PurePath(file).stem, annotations_in(body)
+        layouts = parse_layouts(body, name, file) if annotations is None else [layout_of(annotations, name, file)]
         return in_json({"layouts": [_shown(layout) for layout in layouts]})
+
+    def coco(self, body: bytes, _: Query) -> Answer:
+        """COCO's annotations of what is generated. Raises LayoutError, and what the runner does."""
+        result = self._result(body, ["object_map"])
+        return in_json(annotations_of(result, self.runner.manifest))
+
+    def masks(self, body: bytes, _: Query) -> Answer:
+        """A ZIP archive of the image and the masks. Raises LayoutError, and what the runner does."""
+        result, archive = self._result(body, ["image", "masks"]), io.BytesIO()
+        files = SampleSet(Path(), ("image", "masks")).files(result, self.runner.manifest)
+        with zipfile.ZipFile(archive, "w") as packed:
+            for name, data in files:
+                packed.writestr(name, data)
+        return Answer(archive.getvalue(), "application/zip")
 
     def schema(self) -> Answer:
         """The JSON Schema of layout.json."""
         return in_json(json_schema())
 
-
-def _one_layout(body: bytes) -> Layout:
-    layouts = parse_layouts(body, "layout", "layout")
-    if len(layouts) != 1:
-        raise LayoutError(f"layout: these are {len(layouts)} layouts; send one")
-    return layouts[0]
+    def _result(self, body: bytes, outputs: Sequence[str]) -> Result:
+        layouts = parse_layouts(body, "layout", "layout")
+        if len(layouts) != 1:
+            raise LayoutError(f"layout: these are {len(layouts)} layouts; send one")
+        return next(generate(layouts, self.runner, outputs))
 
 
 def _shown(layout: Layout) -> dict[str, Any]:

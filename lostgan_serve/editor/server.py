@@ -85,7 +85,7 @@ def application(editor: Editor, queue: Queue, site: Site, token: str, limits: Li
 
     files = page_files()
     answers = {"model": editor.model(), "schema": editor.schema()}
-    works = {"generate": editor.generate, "open": editor.open}
+    works = {"generate": editor.generate, "open": editor.open, "coco": editor.coco, "masks": editor.masks}
     routes = [Route(f"/page/{name}", fixed(answer)) for name, answer in files.items()]
     routes += [Route("/", fixed(files[PAGE]))] if PAGE in files else []
     routes += [Route(API + name, fixed(answer)) for name, answer in answers.items()]
