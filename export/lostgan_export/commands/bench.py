@@ -1,4 +1,4 @@
-"""The commands `bench` and `bench-training`."""
+"""The commands `bench`, `bench-training` and `bench-editor`."""
 
 from __future__ import annotations
 
@@ -151,6 +151,37 @@ def bench_training(
         _write_json(
             json_file, {"variant": variant, "ch": ch, "precision": precision, "step": [asdict(row) for row in rows]}
         )
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("layout", type=click.Path(path_type=Path))
+@_figures(
+    "--model",
+    default="triton_repo/lostgan_128",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="A model's folder in the repository.",
+)
+@_figures("--drags", default=100, show_default=True, type=click.IntRange(1), help="Short drags that are timed.")
+@_figures(
+    "--seconds", default=10.0, show_default=True, type=Number(0, min_open=True), help="Length of the last, long drag."
+)
+@_json
+def bench_editor(layout: Path, model: Path, drags: int, seconds: float, json_file: Path | None) -> None:
+    """Measure in Chromium how soon the editor shows the picture of a box that was dragged.
+
+    LAYOUT is a layout.json, whose smallest object is dragged. Needs Playwright and Chromium.
+
+    \b
+    Example:  lostgan-serve bench-editor examples/coast.json
+    """
+    from lostgan_export.bench import editor
+    from lostgan_serve.progress import ConsoleProgress
+
+    with _writable(json_file):
+        speed = editor.bench_editor(model, layout, drags, seconds, ConsoleProgress())
+        _print(editor.speed_table(speed))
+        _write_json(json_file, {"model": model.name, "layout": layout.name} | asdict(speed))
 
 
 def _check(options: dict[str, Any]) -> None:

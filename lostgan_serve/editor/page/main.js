@@ -41,6 +41,7 @@ async function start() {
   const want = () => {
     const withMasks = view() === "mask";
     const there = picture.shown?.layout === editor.state && (!withMasks || picture.shown.masks);
+    at("picture").ariaBusy = String(editor.objects.length > 0 && !there);
     if (editor.objects.length && !there) live.want(editor.state, withMasks);
     else if (!editor.objects.length) editor.note("Draw a box, or start from an example.");
   };
@@ -51,6 +52,7 @@ async function start() {
     picture.shown = detail;
     draw();
     clock.shown(detail.layout);
+    at("picture").ariaBusy = String(detail.layout !== editor.state);
     at("status").classList.remove("error");
     describe(detail.layout);
   });

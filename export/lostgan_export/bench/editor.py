@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lostgan_export.bench.report import table
 from lostgan_serve.errors import MissingExtraError, ServerError, require
 from lostgan_serve.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Request
+    from playwright.sync_api import Browser, Page, Request
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 """Names of the browser's program on PATH."""
@@ -59,8 +64,8 @@ class Speed:
 
 
 @contextmanager
-def browser_page(width_px: int = 1280, height_px: int = 900) -> Iterator[Page]:
-    """A page of a new headless browser. Raises MissingExtraError without Playwright or a browser."""
+def opened_browser() -> Iterator[Browser]:
+    """A new headless browser. Raises MissingExtraError without Playwright or a browser's program."""
     require("playwright", "dev")
     from playwright.sync_api import sync_playwright
 
@@ -70,31 +75,64 @@ def browser_page(width_px: int = 1280, height_px: int = 900) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", *QUIET])
         try:
-            yield browser.new_page(viewport={"width": width_px, "height": height_px})
+            yield browser
         finally:
             browser.close()
 
 
-def measure(url: str, drags: int, drag_s: float, progress: Progress = SILENT) -> Speed:
+def bench_editor(model: Path, layout: Path, drags: int, drag_s: float, progress: Progress) -> Speed:
+    """Measure `lostgan-serve edit` of a layout in a browser. drags, drag_s: see `measure`. Raises what it raises."""
+    program = str(Path(sys.executable).parent / "lostgan-serve")
+    command = [program, "edit", str(layout), "--model", str(model), "--port", "0"]
+    with (
+        subprocess.Popen([*command, "--no-browser"], stdout=subprocess.PIPE, text=True) as server,
+        opened_browser() as browser,
+    ):
+        try:
+            assert server.stdout
+            address = re.search(r"http://\S+", server.stdout.readline())
+            if address is None:
+                raise ServerError("lostgan-serve edit did not start, as it says above")
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            return measure(page, address[0], drags, drag_s, progress)
+        finally:
+            server.kill()
+
+
+def measure(page: Page, url: str, drags: int, drag_s: float, progress: Progress = SILENT) -> Speed:
     """Drag the smallest object of an editor's layout about, `drags` times for a fifth of a second and once for
     `drag_s` seconds.
 
-    url: of the editor, whose layout has an object at least. Raises ServerError where no picture comes in ten seconds,
-    and MissingExtraError.
+    page: of a browser. url: of the editor, whose layout has an object at least. Raises ServerError where no picture
+    comes in ten seconds.
     """
-    with browser_page() as page:
-        traffic = _Traffic(page)
-        page.goto(url)
-        _until(lambda: traffic.finished > 0, page)
-        took = []
-        with progress.count("dragging", drags) as advance:
-            for number in range(1, drags + 1):
-                took.append(_one_drag(page, number))
-                advance(number, f"{took[-1]:.0f} ms")
-        traffic.reset()
-        _long_drag(page, drag_s)
-        _until(lambda: traffic.in_flight == 0, page)
-        return Speed(tuple(took), drag_s, traffic.finished, traffic.most)
+    traffic = _Traffic(page)
+    page.goto(url)
+    _until(lambda: traffic.finished > 0, page)
+    took = []
+    with progress.count("dragging", drags) as advance:
+        for number in range(1, drags + 1):
+            took.append(_one_drag(page, number))
+            advance(number, f"{took[-1]:.0f} ms")
+    traffic.reset()
+    _long_drag(page, drag_s)
+    _until(lambda: traffic.in_flight == 0, page)
+    return Speed(tuple(took), drag_s, traffic.finished, traffic.most)
+
+
+def speed_table(speed: Speed) -> list[str]:
+    """The figures as a table in Markdown."""
+    return table(
+        ("from letting go to the picture", "of 19 in 20", "pictures a second in a drag", "requests in flight, at most"),
+        [
+            (
+                f"{speed.median_ms:.0f} ms",
+                f"{speed.p95_ms:.0f} ms",
+                f"{speed.drag_pictures / speed.drag_s:.1f}",
+                str(speed.most_in_flight),
+            )
+        ],
+    )
 
 
 class _Traffic:
