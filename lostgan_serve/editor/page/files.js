@@ -58,7 +58,9 @@ export class Files {
 
   async #copyCommand() {
     const words = this.editor.model.command.map((word) => (/^[\w./:@=-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`));
-    await navigator.clipboard.writeText(`${words.join(" ")} <<'EOF'\n${JSON.stringify(this.editor.state)}\nEOF\n`);
+    const command = `${words.join(" ")} <<'EOF'\n${JSON.stringify(this.editor.state)}\nEOF\n`;
+    if (!navigator.clipboard) throw new Error(`Browsers keep the clipboard from pages without TLS. The command: ${command}`);
+    await navigator.clipboard.writeText(command);
     this.editor.note("The command is in the clipboard. It generates this picture as out/stdin.png.");
   }
 

@@ -2,7 +2,7 @@
 
 import { EMPTY } from "./layout.js";
 
-const KEY = "lostgan-serve.editor";
+const KEY = "lostgan-serve.editor"; // its value is of this form; another form takes another key
 const STEPS = 500;
 const SAVE_AFTER_MS = 300;
 

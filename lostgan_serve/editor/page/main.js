@@ -43,7 +43,10 @@ async function start() {
     const there = picture.shown?.layout === editor.state && (!withMasks || picture.shown.masks);
     at("picture").ariaBusy = String(editor.objects.length > 0 && !there);
     if (editor.objects.length && !there) live.want(editor.state, withMasks);
-    else if (!editor.objects.length) editor.note("Draw a box, or start from an example.");
+    else if (!editor.objects.length) {
+      picture.clear();
+      editor.note("Draw a box, or start from an example.");
+    }
   };
 
   editor.addEventListener("change", () => { want(); if (view() === "mask") draw(); });
@@ -56,7 +59,10 @@ async function start() {
     at("status").classList.remove("error");
     describe(detail.layout);
   });
-  live.addEventListener("failure", ({ detail }) => say(detail, true));
+  live.addEventListener("failure", ({ detail }) => {
+    at("picture").ariaBusy = "false";
+    say(detail, true);
+  });
   live.addEventListener("away", ({ detail }) => warn(detail));
   live.addEventListener("back", () => { warn(null); say("The server is back. Nothing was lost."); });
   for (const control of [...document.querySelectorAll("[name=view]"), at("share")]) {

@@ -39,6 +39,11 @@ export class Picture {
     this.shown = null; // what the server generated last
   }
 
+  clear() {
+    this.shown = null;
+    this.#context.clearRect(0, 0, this.#pixels.width, this.#pixels.height);
+  }
+
   /** The generated image as a PNG file, whatever the view. */
   async file() {
     const { width, height } = this.#pixels;
