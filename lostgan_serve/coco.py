@@ -38,9 +38,9 @@ class _Category(BaseModel):
 
 
 class _File(BaseModel):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
+    images: list[_Image] = Field(fail_fast=True)
+    annotations: list[_Annotation] = Field(fail_fast=True)
+    categories: list[_Category] = Field(fail_fast=True)
 
 
 def annotations_in(data: bytes) -> dict[str, Any] | None:

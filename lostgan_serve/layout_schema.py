@@ -67,7 +67,7 @@ class DrawnCode(_Strict):
 
     code: Annotated[
         list[Annotated[Finite, Field(ge=-MAX_TRUNCATION, le=MAX_TRUNCATION)]],
-        Field(min_length=Z_DIM, max_length=Z_DIM),
+        Field(min_length=Z_DIM, max_length=Z_DIM, fail_fast=True),
     ]
 
 
@@ -110,7 +110,9 @@ class Drawn(_Styled):
     """A layout of lostgan-serve: boxes with labels, and the seeds of their styles."""
 
     model_config = ConfigDict(title="layout.json", json_schema_extra={"not": {"required": ["seed", "style"]}})
-    objects: Annotated[list[DrawnObject], Field(min_length=1, description="The objects, in any order.")]
+    objects: Annotated[
+        list[DrawnObject], Field(min_length=1, fail_fast=True, description="The objects, in any order.")
+    ]
     canvas: Annotated[
         tuple[Side, Side] | None, Field(description="Width and height that boxes are in the pixels of.")
     ] = None

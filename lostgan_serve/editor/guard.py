@@ -113,9 +113,10 @@ class Guard:
             raise _RefusedError(403, "pages of other sites may not use this server")
         if not {"same-origin", "none"}.issuperset(_headers(scope, b"sec-fetch-site")):
             raise _RefusedError(403, "pages of other sites may not use this server")
-        if scope["method"] not in ("GET", "HEAD", "POST"):
-            raise _RefusedError(405, "this server takes GET and POST alone")
-        if scope["path"].startswith(API) and not self._knows_token(scope):
+        to_api = scope["path"].startswith(API)
+        if scope["method"] not in ("GET", "HEAD", *(("POST",) if to_api else ())):
+            raise _RefusedError(405, "there is nothing here for this method")
+        if to_api and not self._knows_token(scope):
             raise _RefusedError(403, "the token is missing or wrong; open the URL that `edit` printed")
 
     def _knows_token(self, scope: Message) -> bool:
@@ -161,11 +162,11 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(error: _RefusedError, send: Send) -> None:
-    headers = [(b"content-type", b"application/json")]
-    if error.status == 408:
-        headers.append((b"connection", b"close"))
+    body = json.dumps({"error": str(error)}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(b"connection", b"close")] if error.status == 408 else []
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"error": str(error)}).encode()})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _headers(scope: Message, name: bytes) -> Iterator[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 Work = Callable[[bytes, Query], Answer]
+Endpoint = Callable[["Request"], Awaitable["Response"]]
 
 _GONE = Answer(b"", status=499)  # which nobody receives
 
@@ -64,17 +65,20 @@ def application(editor: Editor, queue: Queue, site: Site, token: str, limits: Li
     def sent(answer: Answer) -> Response:
         return Response(answer.body, answer.status, answer.headers, answer.media_type)
 
-    def fixed(answer: Answer) -> Callable[[Request], Response]:
-        return lambda _: sent(answer)
+    def fixed(answer: Answer) -> Endpoint:
+        async def endpoint(_: Request) -> Response:
+            return sent(answer)
 
-    def computed(work: Work) -> Callable[[Request], Awaitable[Response]]:
+        return endpoint
+
+    def computed(work: Work) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             job = partial(_answered, work, await request.body(), request.query_params)
             return sent(await queue.answer(job, request.receive))
 
         return endpoint
 
-    def failed(_: Request, error: Exception) -> Response:
+    async def failed(_: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
             return sent(refusal(error.status_code, error.detail))
         place = traceback.extract_tb(error.__traceback__)[-1]  # its text may hold a part of the request
@@ -91,7 +95,9 @@ def application(editor: Editor, queue: Queue, site: Site, token: str, limits: Li
     routes += [Route(API + name, fixed(answer)) for name, answer in answers.items()]
     routes += [Route(API + name, computed(work), methods=["POST"]) for name, work in works.items()]
     handlers = {HTTPException: failed, Exception: failed}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), site, token, limits)
+    starlette = Starlette(routes=routes, exception_handlers=handlers)
+    starlette.router.redirect_slashes = False
+    return Guard(starlette, site, token, limits)
 
 
 def refusal(status: int, line: str) -> Answer:
