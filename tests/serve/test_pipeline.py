@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -13,14 +14,16 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from lostgan_serve.contract import OUTPUT_NAMES, PAD_BOX, Array, Tensors
+from lostgan_serve.colors import color_of
+from lostgan_serve.contract import NO_OBJECT, OUTPUT_NAMES, PAD_BOX, Array, Tensors
 from lostgan_serve.encoding import encode
 from lostgan_serve.errors import LayoutError
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.normals import inverse_normal
-from lostgan_serve.pipeline import generate
+from lostgan_serve.pipeline import Result, generate
 from lostgan_serve.styles import style_codes
 from lostgan_serve.vocabulary import Vocabulary
 
@@ -261,3 +264,15 @@ def test_an_error_does_not_wait_for_other_batches() -> None:
         assert runner.batches == [1]
     finally:
         runner.let_go.set()
+
+
+def test_a_result_shows_itself_in_a_notebook() -> None:
+    image = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    owners = np.full((4, 4), NO_OBJECT, np.uint8)
+    owners[1, 2] = 1
+    result = Result(layout("sky", "sea"), ("my sky", "my sea"), image, owners)
+    shown = np.asarray(Image.open(io.BytesIO(result._repr_png_() or b"")))
+    np.testing.assert_array_equal(shown[:, :4], image)
+    assert tuple(shown[1, 6]) == color_of("sea")
+    assert not shown[0, 4:].any()
+    assert Result(layout("sky"), ("my sky",))._repr_png_() is None
