@@ -57,8 +57,10 @@ def edit(
       lostgan-serve edit layout.json --url localhost:8001
     """
     from lostgan_serve.editor.running import edit as run
+    from lostgan_serve.editor.running import require_packages
     from lostgan_serve.progress import ConsoleProgress
 
+    require_packages()  # before a model is loaded
     progress = ConsoleProgress()
     start = None if layout is None else _one_layout(layout)
     opened, name, command = _local(model, runner, progress) if server is None else _remote(server, model, progress)

@@ -45,7 +45,7 @@ def edit(
     model cannot generate or a browser cannot hold, ServerError for an address or port that cannot be used, and
     MissingExtraError.
     """
-    require("uvicorn", "editor")
+    require_packages()
     if layout is not None:
         check(layout, runner.manifest)
     ip = resolve(host)
@@ -59,6 +59,12 @@ def edit(
             )
         on_ready(f"http://{endpoint(ip, site.port)}/#token={token}")
         http_server(app, limits).run([listening])
+
+
+def require_packages() -> None:
+    """Raise MissingExtraError unless what the editor needs is installed."""
+    for package in ("starlette", "uvicorn"):
+        require(package, "editor")
 
 
 def http_server(app: App, limits: Limits) -> Server:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lostgan_serve.editor.answers import PAGE, Answer, Editor, Query, in_json, page_files
 from lostgan_serve.editor.guard import API, App, Guard, Limits, Receive, Site
-from lostgan_serve.errors import LayoutError, LostganError, require
+from lostgan_serve.errors import LayoutError, LostganError
 from lostgan_serve.progress import Progress
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ class Queue:
 
 
 def application(editor: Editor, queue: Queue, site: Site, token: str, limits: Limits, progress: Progress) -> App:
-    """The server behind its guard. progress: is told of faults of its own. Raises MissingExtraError."""
-    require("starlette", "editor")
+    """The server behind its guard. progress: is told of faults of its own."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.responses import Response

@@ -15,6 +15,7 @@ OPTIONAL = [
     *("torch", "torchvision", "safetensors", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "openvino", "tensorrt"),
     *("tritonclient", "grpc", "google.protobuf", "pytriton", "triton_python_backend_utils"),
     *("tensorrt_rtx", "tensorrt_rtx_bindings", "cuda"),
+    *("starlette", "uvicorn", "anyio", "h11"),
 ]
 HEAVY = [*OPTIONAL, "pydantic", "PIL"]
 COMMANDS = main.list_commands(click.Context(main))
@@ -55,6 +56,7 @@ def test_public_names_resolve() -> None:
     [
         (["client", "LAYOUT"], "tritonclient"),
         (["generate", "LAYOUT", "--model", str(ROOT / "LICENSE")], "lostgan-serve[runtime]"),  # any file
+        (["edit", "LAYOUT"], "lostgan-serve[editor]"),
         (["export", "--res", "128", "--random-weights", "0"], "lostgan-serve[export]"),
         (["import", "x.pth", "--variant", "v1-64", "--vocabulary", "scenes", "--output", "y"], "lostgan-serve[export]"),
     ],
