@@ -29,10 +29,10 @@ from lostgan_serve.progress import ConsoleProgress
 EDIT = (str(Path(sys.executable).parent / "lostgan-serve"), "edit")
 COAST = next(path for path in EXAMPLES if path.stem == "coast")
 
-QUICK, SLOW, ABSENT, FAULTY = "sky", "cloud", "moon", "sun"
-"""Labels whose layouts are generated at once, in SLOW_S, not while there is a file `away`, and not at all."""
+QUICK, SLOW, STUCK, ABSENT, FAULTY = "sky", "cloud", "rock", "moon", "sun"
+"""Labels whose layouts are generated at once, in SLOW_S, in STUCK_S, not while there is a file `away`, and never."""
 
-SLOW_S = 0.5
+SLOW_S, STUCK_S = 0.5, 30
 SECRET = "what the user drew"
 
 
@@ -56,7 +56,7 @@ class LabelRunner:
             self._count, self._running = self._count + 1, self._running + 1
             self._most = max(self._most, self._running)
             image = np.full((1, 64, 64, 3), (self._count, self._most, 0), np.uint8)
-        time.sleep(SLOW_S if label == SLOW else 0)
+        time.sleep({SLOW: SLOW_S, STUCK: STUCK_S}.get(label, 0))
         with self._lock:
             self._running -= 1
         rows = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None], (1, 64, 64))
@@ -198,11 +198,13 @@ def started(command: Sequence[str], folder: Path) -> Editing:
     return Editing(process, found[0], folder)
 
 
+def main(concurrency: int, limits: Limits) -> None:
+    """Run the editor, and end at once as the command does."""
+    try:
+        edit(LabelRunner(concurrency), port=0, limits=limits, on_ready=print, progress=ConsoleProgress())
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
 if __name__ == "__main__":
-    edit(
-        LabelRunner(int(sys.argv[1])),
-        port=0,
-        limits=Limits(**json.loads(sys.argv[2])),
-        on_ready=print,
-        progress=ConsoleProgress(),
-    )
+    main(int(sys.argv[1]), Limits(**json.loads(sys.argv[2])))
