@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lostgan_serve.choices import VARIANTS
@@ -9,10 +10,14 @@ from lostgan_serve.errors import CheckpointError
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.runners import Runner, open_runner
 from lostgan_serve.vocabulary import Vocabulary
+from lostgan_train.data import Source
 from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint
 from lostgan_train.networks.generator import GeneratorConfig
 from lostgan_train.networks.importer import import_official
 from lostgan_train.networks.runner import GeneratorRunner
+
+OpenRunner = Callable[[Source, int | None], Runner]
+"""Opens a model: takes the data, and the protocol's resolution where one is named."""
 
 _CHECKPOINT, _RELEASED = ".safetensors", (".pth", ".pt", ".pkl", ".tar")
 
@@ -31,6 +36,20 @@ def open_model(
     if model.suffix in _RELEASED:
         return GeneratorRunner(_released(model, vocabulary, resolution_px))
     return open_runner(runner, model, progress)
+
+
+def opener(
+    model: str | None, runner: str, ask: Callable[[str | None, Progress], Runner] | None, progress: Progress = SILENT
+) -> OpenRunner:
+    """The function that opens a model once its data are known. ask: connects to a model of a server by its name; None
+    for a model in this process, see `open_model`."""
+
+    def opened(source: Source, side_px: int | None) -> Runner:
+        if ask is not None:
+            return ask(model, progress)
+        return open_model(Path(model or ""), source.vocabulary, side_px, runner, progress)
+
+    return opened
 
 
 def _released(weights: Path, vocabulary: Vocabulary, resolution_px: int | None) -> Checkpoint:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lostgan_evaluate.models import OpenRunner
 from lostgan_evaluate.protocols import OWN, Protocol, default_protocol, protocol_named
 from lostgan_evaluate.sampling import as_examples, compared, generated, image_files
 from lostgan_evaluate.subject import Subject
 from lostgan_serve.contract import RESOLUTIONS
 from lostgan_serve.errors import DataError, EvaluationError
 from lostgan_serve.progress import SILENT, Progress
-from lostgan_serve.runners import Runner
 from lostgan_train.data import Source, open_data
 from lostgan_train.data.pixels import size_in_file
 from lostgan_train.data.visual_genome import is_visual_genome
 
 _IN_SPLITS = ("coco-stuff", "visual-genome")
 """Data whose folder holds split "train", too."""
-
-OpenRunner = Callable[[Source, int | None], Runner]
-"""Opens the model: takes the data, and the protocol's resolution where one is named."""
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from lostgan_serve.choices import MAX_SEED, RUNNER_VARIABLE
-from lostgan_serve.commands.connection import ServerOptions, server_options
+from lostgan_serve.commands.connection import ServerOptions, optional_server_options
 from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped
 from lostgan_serve.errors import EvaluationError, require
-
-if TYPE_CHECKING:
-    from lostgan_serve.runners import Runner
-    from lostgan_train.data import Source
 
 _PACKAGES = ("torch", "torchvision", "pycocotools", "torch_fidelity", "lpips", "scipy")
 """Packages that the extra `evaluate` brings."""
 
 _Path = click.Path(path_type=Path, readable=False)  # what reads it says so better
 _images, _data, _how, _model, _results = map(grouped, ("Images", "Data", "Measuring", "Model", "Results"))
+
+training_option = _data(
+    "--training-data",
+    type=_Path,
+    metavar="FOLDER",
+    help="Data that networks are trained on and neighbours looked for in.  [default: split train of --data]",
+)
+seed_option = _how(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, MAX_SEED), help="Seed of styles and of subsets."
+)
+out_option = _results(
+    "--out", required=True, type=_Path, metavar="FOLDER", help="Folder of evaluation.json, samples and features."
+)
+
+
+def model_options(command: Callable[..., Any]) -> Any:
+    """Give a command the options that say what runs a model."""
+    runner = _model(
+        "--runner",
+        default="auto",
+        show_default=True,
+        envvar=RUNNER_VARIABLE,
+        show_envvar=True,
+        help="Library that runs a model's folder: onnxrt, openvino or tensorrt. PyTorch runs checkpoints.",
+    )
+    return runner(optional_server_options(command))
+
+
+def require_evaluate() -> None:
+    """Raise MissingExtraError where a package that evaluation needs is not installed."""
+    for package in _PACKAGES:
+        require(package, "evaluate")
 
 
 @click.command(cls=GroupedCommand)
@@ -32,12 +60,7 @@ _images, _data, _how, _model, _results = map(grouped, ("Images", "Data", "Measur
 @_data("--data", type=_Path, metavar="FOLDER", help="Data whose layouts are generated and whose images are compared.")
 @_data("--split", help="Part of the data: train, val or test.  [default: the protocol's]")
 @_data("--count", type=click.IntRange(1), help="Number of layouts, the first ones.  [default: all]")
-@_data(
-    "--training-data",
-    type=_Path,
-    metavar="FOLDER",
-    help="Data that networks are trained on and neighbours looked for in.  [default: split train of --data]",
-)
+@training_option
 @_how("--protocol", help="Protocol by name, such as paper-coco-128.  [default: by data and resolution]")
 @_how("--samples", type=click.IntRange(1, 100), help="Styles of each layout.  [default: the protocol's]")
 @_how(
@@ -58,17 +81,9 @@ _images, _data, _how, _model, _results = map(grouped, ("Images", "Data", "Measur
     metavar="FOLDER",
     help="Weight files of other networks; `lostgan-serve weights` lists them.",
 )
-@_how("--seed", default=0, show_default=True, type=click.IntRange(0, MAX_SEED), help="Seed of styles and of subsets.")
-@_model(
-    "--runner",
-    default="auto",
-    show_default=True,
-    envvar=RUNNER_VARIABLE,
-    show_envvar=True,
-    help="Library that runs a model's folder: onnxrt, openvino or tensorrt. PyTorch runs checkpoints.",
-)
-@server_options
-@_results("--out", required=True, type=_Path, metavar="FOLDER", help="Folder of evaluation.json, samples and features.")
+@seed_option
+@model_options
+@out_option
 def evaluate(
     model: str | None,
     images: Path | None,
@@ -84,7 +99,7 @@ def evaluate(
     weights: Path | None,
     seed: int,
     runner: str,
-    server: ServerOptions,
+    server: ServerOptions | None,
     out: Path,
 ) -> None:
     """Measure a model, or images of any other tool, as the paper does.
@@ -98,32 +113,26 @@ def evaluate(
       lostgan-serve evaluate checkpoints/scenes-128.safetensors --data data/held-out --out runs/eval
       lostgan-serve evaluate --images theirs --against real --metrics fd,kid,prdc --out runs/theirs
     """
-    for package in _PACKAGES:
-        require(package, "evaluate")
+    require_evaluate()
     from lostgan_evaluate import evaluation
     from lostgan_evaluate.metrics.registry import metric
-    from lostgan_evaluate.models import open_model
+    from lostgan_evaluate.models import opener
     from lostgan_evaluate.subjects import Choice, subject_of_images, subject_of_model
     from lostgan_serve.files import writable
     from lostgan_serve.progress import ConsoleProgress
 
-    asks_server = click.get_current_context().get_parameter_source("url") is not ParameterSource.DEFAULT
-    _check(model, images, against, data, asks_server)
+    _check(model, images, against, data, asks_server=server is not None)
     choice = Choice(data, training_data, protocol, split, samples, count)
     names = None if metrics == ("all",) else metrics
     for name in names or ():
         metric(name)  # before anything is generated
     progress = ConsoleProgress()
 
-    def opened(source: Source, side_px: int | None) -> Runner:
-        if asks_server:
-            return server.open(model, progress)
-        return open_model(Path(model or ""), source.vocabulary, side_px, runner, progress)
-
     with writable(out), ExitStack() as stack:
         tools = evaluation.open_tools(out, weights, features or (), seed=seed, progress=progress)
         if images is None:
-            name = model or server.url
+            name = model or (server.url if server else "")
+            opened = opener(model, runner, server.open if server else None, progress)
             subject = subject_of_model(name, opened, choice, out, seed=seed, progress=progress)
             if subject.runner is not None:
                 stack.enter_context(closing(subject.runner))

@@ -28,7 +28,7 @@ _COLUMNS, _ROWS, _TILE_PX = 8, 3, 128
 def _measure(subject: Subject, tools: Tools) -> Measured:
     assert subject.source is not None
     vocabulary = subject.source.vocabulary
-    network = _learnt(subject, tools)
+    network = learnt(subject, tools)
     objects = generated_objects(subject, subject.first_styles())
     seen = {}
     for name, part in (("generated", objects), ("real", real_objects(subject.real))):
@@ -53,7 +53,7 @@ def _training_images(subject: Subject) -> int:
     return len(subject.training.examples)
 
 
-def _learnt(subject: Subject, tools: Tools) -> torch.nn.Module:
+def learnt(subject: Subject, tools: Tools) -> torch.nn.Module:
     """The classifier of the training data. Raises KeyboardInterrupt where SIGTERM or SIGINT stops it."""
     assert subject.training is not None
     vocabulary, reading = subject.training.vocabulary, subject.protocol.reading

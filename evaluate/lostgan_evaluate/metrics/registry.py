@@ -22,6 +22,7 @@ _MODULES = {
     "neighbours": "neighbours",
     "mask-stages": "mask_stages",
     "robustness": "robustness",
+    "reconfiguration": "reconfiguration",
 }
 """The metrics' names and the modules that hold them, imported on use."""
 
