@@ -1,4 +1,4 @@
-"""What the editor's server answers: each answer is a function of a request's body and query alone."""
+"""Answers of the editor's server: each is a function of a request's body and query alone."""
 
 from __future__ import annotations
 

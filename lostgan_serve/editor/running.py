@@ -1,4 +1,4 @@
-"""Runs the editor: a port, the server there until it is stopped, and what it prints."""
+"""The editor as it runs: a port of this machine, and uvicorn there, with limits on connections, until it is stopped."""
 
 from __future__ import annotations
 
