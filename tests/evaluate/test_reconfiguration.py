@@ -10,11 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from lostgan_evaluate.commands.reconfigure import reconfigure
 from lostgan_evaluate.metrics.reconfiguration import KINDS, LONGEST_SIDE, METRIC, SHIFT, edits_of
+from lostgan_evaluate.protocols import default_protocol
+from lostgan_evaluate.sampling import layouts_of
+from lostgan_evaluate.scores import Score
 from lostgan_evaluate.subjects import Choice, subject_of_model
+from lostgan_serve.changes import in_boxes
 from lostgan_serve.contract import Array, Tensors
+from lostgan_serve.encoding import encode
 from lostgan_serve.errors import EvaluationError
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.manifest import Manifest
@@ -42,10 +48,10 @@ class BoxRunner:
 
     concurrency = 1
 
-    def __init__(self, leaks: int = 0) -> None:
+    def __init__(self, leaks: int = 0, vocabulary: Vocabulary = SCENES) -> None:
         self.leaks = leaks
         self.manifest = Manifest(
-            variant="v1-64", resolution=64, slots=12, max_batch=4, vocabulary=SCENES, weights="untrained"
+            variant="v1-64", resolution=64, slots=12, max_batch=4, vocabulary=vocabulary, weights="untrained"
         )
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
@@ -113,26 +119,102 @@ def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lostgan_train.classifier.EPOCHS", 1)
 
 
+def measured(runner: BoxRunner, data: Path, training: Path, out: Path, count: int | None = None) -> dict[str, Score]:
+    """The scores of a model, by the kinds of edits."""
+    choice = Choice(data, training, samples=1, count=count)
+    subject = subject_of_model("model", lambda *_: runner, choice, out)
+    assert METRIC.why_not(subject, tools_in(out)) is None
+    return dict(zip(KINDS, METRIC.measure(subject, tools_in(out)).scores, strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("leaks", [0, 3])
 def test_the_reach_is_the_change_outside(
     leaks: int, held_out: Path, scenes: Path, tmp_path: Path, quick_classifier: None
 ) -> None:
-    choice = Choice(held_out, scenes, samples=1)
-    subject = subject_of_model("boxes", lambda *_: BoxRunner(leaks), choice, tmp_path)
-    scores = {score.name: score for score in METRIC.measure(subject, tools_in(tmp_path)).scores}
-    assert set(scores) == {f"{kind}_reach" for kind in KINDS}
-    for kind in ("added", "moved", "restyled", "relabelled"):
-        facts = scores[f"{kind}_reach"].facts
+    for kind, score in measured(BoxRunner(leaks), held_out, scenes, tmp_path).items():
+        facts = score.facts
+        assert score.name == f"{kind}_reach"
         assert facts["layouts"] + facts["left_out"] == len(open_data(held_out, split="val").examples)
         assert facts["levels_inside"] > 1
         if leaks == 0 or kind in ("moved", "restyled"):  # only a label leaks
             assert facts["levels_outside"] == 0
-            assert scores[f"{kind}_reach"].value == 0
+            assert score.value == 0
         else:
             assert facts["levels_outside"] > 0
-            assert scores[f"{kind}_reach"].value == facts["levels_outside"] / facts["levels_inside"]
+            assert score.value == facts["levels_outside"] / facts["levels_inside"]
     assert (tmp_path / "reconfiguration.png").is_file()
+
+
+class LampRunner(BoxRunner):
+    """Each object lights its box by 15 levels, and the whole picture by 2."""
+
+    def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
+        found = super().run(tensors, outputs)
+        for image, boxes in zip(found["image"], tensors["boxes"], strict=True):
+            image[:] = 0
+            for box in boxes[boxes[:, 0] >= 0].tolist():
+                image += 2
+                image[in_boxes([tuple(box)], 64)] += 15
+        return found
+
+
+class PhotographRunner(BoxRunner):
+    """Shows the real images of layouts, whatever their styles, and noise for all other layouts."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__()
+        source = open_data(data, split="val")
+        layouts = layouts_of(source.examples, SCENES, default_protocol("scenes", 64))
+        known = encode(layouts, self.manifest)
+        images = [np.asarray(Image.open(example.image)) for example in source.examples]
+        self._images = dict(zip(map(self._key, known["labels"], known["boxes"]), images, strict=True))
+
+    def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        keys = map(self._key, tensors["labels"], tensors["boxes"])
+        return super().run(tensors, outputs) | {"image": np.stack([self._images.get(key, noise) for key in keys])}
+
+    def _key(self, labels: Array, boxes: Array) -> bytes:
+        return labels.tobytes() + boxes.tobytes()
+
+
+@pytest.mark.slow
+def test_levels_are_means_over_the_pixels_of_the_box_and_of_the_rest(
+    held_out: Path, scenes: Path, tmp_path: Path, quick_classifier: None
+) -> None:
+    scores = measured(LampRunner(), held_out, scenes, tmp_path)
+    levels = {kind: (score.facts["levels_inside"], score.facts["levels_outside"]) for kind, score in scores.items()}
+    assert levels["added"] == pytest.approx((17, 2))
+    assert scores["added"].value == pytest.approx(2 / 17)
+    assert 0 < levels["moved"][0] <= 15  # where the box was and where it is, but for the overlap
+    assert levels["moved"][1] == 0
+    for kind in ("restyled", "relabelled"):
+        assert levels[kind] == (0, 0)
+        assert scores[kind].value == scores[kind].facts["untouched_recognised_otherwise"] == 0
+
+
+@pytest.mark.slow
+def test_labels_of_untouched_objects_change_where_the_picture_does(
+    held_out: Path, scenes: Path, tmp_path: Path
+) -> None:
+    scores = measured(PhotographRunner(held_out), held_out, scenes, tmp_path)
+    changed = {kind: score.facts["untouched_recognised_otherwise"] for kind, score in scores.items()}
+    assert changed["restyled"] == 0
+    assert min(changed["added"], changed["moved"], changed["relabelled"]) > 0.5  # one of the two pictures is noise
+
+
+@pytest.mark.slow
+def test_objects_are_relabelled_to_labels_that_the_model_knows(
+    held_out: Path, scenes: Path, tmp_path: Path, quick_classifier: None
+) -> None:
+    example = open_data(held_out, split="val").examples[0]
+    used = sorted({SCENES.labels[label] for label in example.labels})
+    runner = BoxRunner(vocabulary=Vocabulary("few", ("__image__", *used), slots=12))
+    assert measured(runner, held_out, scenes, tmp_path, count=1)["relabelled"].facts["layouts"] == 1
+    subject = subject_of_model("model", lambda *_: runner, Choice(held_out, scenes, samples=1, count=1), tmp_path)
+    one = BoxRunner(vocabulary=Vocabulary("one", ("__image__", used[0]), slots=12))
+    assert "one label" in str(METRIC.why_not(replace(subject, runner=one), tools_in(tmp_path)))
 
 
 @pytest.mark.slow

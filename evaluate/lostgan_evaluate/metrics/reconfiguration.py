@@ -91,12 +91,19 @@ def _with(layout: Layout, chosen: LayoutObject, other: LayoutObject | None) -> L
 
 def needs(subject: Subject, tools: Tools) -> str | None:
     """Why it cannot be measured."""
-    return needs_runner(subject, tools) or needs_training(subject, tools)
+    if reason := needs_runner(subject, tools) or needs_training(subject, tools):
+        return reason
+    return None if len(_labels(subject)) > 1 else "the model knows one label; there is none to relabel an object to"
+
+
+def _labels(subject: Subject) -> list[str]:
+    """Those of the model, which data may have others than."""
+    assert subject.runner is not None
+    return list(subject.runner.manifest.vocabulary)
 
 
 def _measure(subject: Subject, tools: Tools) -> Measured:
-    assert subject.source is not None
-    network, labels = learnt(subject, tools), list(subject.source.vocabulary)
+    network, labels = learnt(subject, tools), _labels(subject)
     layouts = first_layouts(subject, tools)
     images = {layout.name: sample.file for layout, sample in zip(layouts, subject.first_styles(), strict=True)}
     found = [
