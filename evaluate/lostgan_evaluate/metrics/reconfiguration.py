@@ -187,14 +187,15 @@ def _rows(kind: str, edits: Sequence[Edit], pairs: Sequence[tuple[Path, Path]], 
 def table(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The scores of an evaluation.json as a table in Markdown."""
     lines = [
-        "| one object is | change inside its box | outside | share | untouched objects that are recognised otherwise |",
+        "| one object is | change inside its box | outside | inside / outside | untouched objects recognised otherwise |",
         "|---|---|---|---|---|",
     ]
     for kind in KINDS:
         score = scores[f"{kind}_reach"]
         facts = score["facts"]
+        ratio = f"{1 / score['value']:.0f}" if score["value"] else "no change outside"
         lines.append(
-            f"| {kind} | {facts['levels_inside']:.1f} | {facts['levels_outside']:.2f} | {score['value']:.1%} "
+            f"| {kind} | {facts['levels_inside']:.1f} | {facts['levels_outside']:.2f} | {ratio} "
             f"| {facts['untouched_recognised_otherwise']:.1%} |"
         )
     return lines
