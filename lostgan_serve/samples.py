@@ -17,13 +17,15 @@ from PIL import Image
 from lostgan_serve.choices import DEFAULT_PICTURES, MAX_SEED
 from lostgan_serve.contract import OUTPUT_NAMES
 from lostgan_serve.errors import LayoutError, LostganError, ModelError, ServerError
+from lostgan_serve.figures import contact_sheet
 from lostgan_serve.files import sweep, write_file
-from lostgan_serve.layout import Layout
+from lostgan_serve.layout import Layout, LayoutObject, Mix
+from lostgan_serve.layout_schema import MixPath
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.pipeline import Result, generate
 from lostgan_serve.png import png, provenance_of
 from lostgan_serve.progress import SILENT, Progress
-from lostgan_serve.render import contact_sheet, image_picture, mask_pictures, object_picture, overlay
+from lostgan_serve.render import image_picture, mask_pictures, object_picture, overlay
 from lostgan_serve.runners import Runner
 from lostgan_serve.runners.cores import usable_cores
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
@@ -124,7 +126,7 @@ class SampleSet:
                 yield from written.popleft().result()
             if sheet and len(on_sheet) == len(sheet):
                 path = self.folder / SHEET_FILE
-                write_file(path, png(contact_sheet(on_sheet), _sheet_provenance(sheet, runner.manifest)))
+                write_file(path, png(contact_sheet(on_sheet), sheet_provenance(sheet, runner.manifest)))
                 yield path
 
     def _missing(self, layouts: Sequence[Layout], manifest: Manifest, overwrite: bool) -> list[Layout]:
@@ -136,7 +138,7 @@ class SampleSet:
     def _sheet(self, layouts: Sequence[Layout], manifest: Manifest, overwrite: bool) -> Sequence[Layout]:
         """The layouts of the sheet; none where it is there, or there is to be none."""
         shown = layouts[:_SHEET_COLUMNS] if self._has_sheet(layouts) else []
-        there = provenance_of(self.folder / SHEET_FILE) == _sheet_provenance(shown, manifest)
+        there = provenance_of(self.folder / SHEET_FILE) == sheet_provenance(shown, manifest)
         return [] if there and not overwrite else shown
 
     def _outputs(self, sheet: Sequence[Layout]) -> list[str]:
@@ -224,6 +226,12 @@ def _check_file_name(name: str, source: str) -> None:
         raise LayoutError(f"{source}: {name} is too long for a file's name; rename the layout")
 
 
+def note_untrained(manifest: Manifest, progress: Progress) -> None:
+    """Tell of a model that is not worth looking at."""
+    if manifest.weights == "untrained":
+        progress.note("note: this model is untrained: its weights are random, and its pictures are noise")
+
+
 def styles(layout: Layout, samples: int, seed: int | None = None) -> list[Layout]:
     """A layout in `samples` styles, with seeds that count up from `seed`, by default from the layout's own.
 
@@ -239,9 +247,38 @@ def styles(layout: Layout, samples: int, seed: int | None = None) -> list[Layout
     ]
 
 
+def morph(
+    layout: Layout, object_id: str | None = None, to_seed: int | None = None, steps: int = 6, path: MixPath = "linear"
+) -> list[Layout]:
+    """A layout on the way from its style to that of another seed, by default the next, in `steps` equal steps, two at
+    least. object_id: of the object that is restyled; None for all of them that have no style of their own.
+
+    Raises LayoutError where no object has this id, and where the style to begin with is not a seed.
+    """
+    known = {item.id: item for item in layout.objects}
+    if object_id is not None and object_id not in known:
+        raise LayoutError(f"{layout.source}: no object has the id {object_id!r}; there are: {', '.join(known)}")
+    item = known[object_id] if object_id is not None else None
+    start = layout if item is None or (item.seed, item.style) == (None, None) else item
+    if start.seed is None or start.style is not None:
+        whose = "layout" if start is layout else f"object {object_id!r}"
+        raise LayoutError(f"{layout.source}: a morph begins at a seed; give the {whose} a seed in place of its style")
+    end = (start.seed + 1) % (MAX_SEED + 1) if to_seed is None else to_seed
+    mixes = [Mix(start.seed, end, step / (steps - 1), path) for step in range(steps)]
+    return [_with_style(layout, item, mix) for mix in mixes]
+
+
+def _with_style(layout: Layout, item: LayoutObject | None, mix: Mix) -> Layout:
+    if item is None:
+        return replace(layout, style=mix)
+    styled = replace(item, seed=None, style=mix)
+    return replace(layout, objects=tuple(styled if other is item else other for other in layout.objects))
+
+
 def _layout_provenance(layout: Layout, manifest: Manifest) -> dict[str, Any]:
     return {"layout": layout.to_json(), "model": manifest.identity()}
 
 
-def _sheet_provenance(layouts: Sequence[Layout], manifest: Manifest) -> dict[str, Any]:
+def sheet_provenance(layouts: Sequence[Layout], manifest: Manifest) -> dict[str, Any]:
+    """The provenance of a picture of several layouts."""
     return {"layouts": [{"name": layout.name} | layout.to_json() for layout in layouts], "model": manifest.identity()}

@@ -20,10 +20,13 @@ from lostgan_serve.progress import discard, tell
 
 _OWN = {
     "client": "lostgan_serve.commands.inference:client",
+    "compare": "lostgan_serve.commands.figures:compare",
     "edit": "lostgan_serve.commands.edit:edit",
     "generate": "lostgan_serve.commands.inference:generate",
     "labels": "lostgan_serve.commands.labels:labels",
+    "morph": "lostgan_serve.commands.figures:morph",
     "serve": "lostgan_serve.commands.serve:serve",
+    "styles": "lostgan_serve.commands.figures:styles",
 }
 
 

@@ -33,6 +33,19 @@ def _kind(text: str) -> str:
 
 _styles, _files, _models = grouped("Styles"), grouped("Pictures"), grouped("Model")
 
+seed_option = _styles(
+    "--seed",
+    type=click.IntRange(0, MAX_SEED),
+    help="Seed of the first style, in place of the layouts' own. Objects with a seed keep it.",
+)
+out_option = _files(
+    "--out",
+    default="out",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write the pictures to.",
+)
+
 _SAMPLE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.argument("layouts", nargs=-1, required=True, type=click.Path()),
     _styles(
@@ -42,18 +55,8 @@ _SAMPLE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=click.IntRange(1, _MAX_SAMPLES),
         help="Number of styles to generate of each layout.",
     ),
-    _styles(
-        "--seed",
-        type=click.IntRange(0, MAX_SEED),
-        help="Seed of the first style, in place of the layouts' own. Objects with a seed keep it.",
-    ),
-    _files(
-        "--out",
-        default="out",
-        show_default=True,
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Folder to write the pictures to.",
-    ),
+    seed_option,
+    out_option,
     _files(
         "--only",
         "pictures",
@@ -65,6 +68,32 @@ _SAMPLE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     _files("--masks", is_flag=True, help="Write a PNG of each object's mask, too."),
     _files("--overwrite", is_flag=True, help="Generate pictures again that are there already."),
 )
+
+
+_MODEL_OPTIONS = (
+    _models(
+        "--model",
+        default="triton_repo/lostgan_128",
+        show_default=True,
+        type=click.Path(),
+        help="A model's folder in the repository, or a model.onnx file.",
+    ),
+    _models(
+        "--runner",
+        default="auto",
+        show_default=True,
+        envvar=RUNNER_VARIABLE,
+        show_envvar=True,
+        help="Library that runs the model: onnxrt, openvino, or tensorrt for an engine that export built.",
+    ),
+)
+
+
+def model_options(command: Any) -> Any:
+    """Add the options that say which model runs in this process, and what runs it."""
+    for option in reversed(_MODEL_OPTIONS):
+        command = option(command)
+    return command
 
 
 def _sample_options(command: Any) -> Any:
@@ -96,21 +125,7 @@ def client(layouts: tuple[str, ...], server: ServerOptions, model: str | None, *
 
 @click.command(cls=GroupedCommand)
 @_sample_options
-@_models(
-    "--model",
-    default="triton_repo/lostgan_128",
-    show_default=True,
-    type=click.Path(),
-    help="A model's folder in the repository, or a model.onnx file.",
-)
-@_models(
-    "--runner",
-    default="auto",
-    show_default=True,
-    envvar=RUNNER_VARIABLE,
-    show_envvar=True,
-    help="Library that runs the model: onnxrt, openvino, or tensorrt for an engine that export built.",
-)
+@model_options
 def generate(layouts: tuple[str, ...], model: str, runner: str, **options: Any) -> None:
     """Generate pictures of layouts in this process, without a server.
 
@@ -142,24 +157,26 @@ def _write_samples(
     """Read everything and check everything, then generate and write: bad input costs no inference."""
     from lostgan_serve.encoding import check
     from lostgan_serve.files import writable
-    from lostgan_serve.samples import SHEET_FILE, SampleSet, styles
+    from lostgan_serve.samples import SHEET_FILE, SampleSet, note_untrained, styles
 
     if sources.count("-") > 1:
         raise LayoutError("-: standard input can be read only once; give - once")
-    layouts = [style for source in sources for layout in _read(source) for style in styles(layout, samples, seed)]
+    layouts = [
+        style for source in sources for layout in read_layouts(source) for style in styles(layout, samples, seed)
+    ]
     sample_set = SampleSet(out, (*pictures, "masks") if masks else pictures)
     sample_set.check(layouts)
     with writable(out), closing(connect()) as runner:
         for layout in layouts:
             check(layout, runner.manifest)
-        if runner.manifest.weights == "untrained":
-            progress.note("note: this model is untrained: its weights are random, and its pictures are noise")
+        note_untrained(runner.manifest, progress)
         for path in sample_set.fill(layouts, runner, overwrite=overwrite, progress=progress):
             if len(layouts) <= _LISTED or path.name == SHEET_FILE:
                 click.echo(click.format_filename(path))
 
 
-def _read(source: str) -> list[Layout]:
+def read_layouts(source: str) -> list[Layout]:
+    """The layouts of a file, or those on standard input for -. Raises LayoutError."""
     from lostgan_serve.layout import load_layouts, parse_layouts
 
     if source == "-":
@@ -171,3 +188,11 @@ def _read(source: str) -> list[Layout]:
             raise LayoutError(f"standard input: cannot be read ({error.strerror})") from error
         return parse_layouts(data, "stdin", "standard input")
     return load_layouts(source)
+
+
+def read_layout(source: str) -> Layout:
+    """The only layout of a file, or that on standard input for -. Raises LayoutError where there are several."""
+    layouts = read_layouts(source)
+    if len(layouts) != 1:
+        raise LayoutError(f"{source}: holds {len(layouts)} layouts; give a file with one")
+    return layouts[0]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lostgan_serve.contract import NO_OBJECT
+from lostgan_serve.colors import color_of
+from lostgan_serve.contract import MAX_SLOTS, NO_OBJECT
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import Result
-from lostgan_serve.render import color_of, contact_sheet, layout_picture, object_picture, overlay
+from lostgan_serve.render import layout_picture, object_picture, overlay
 
 
 @pytest.fixture
@@ -37,19 +38,14 @@ def test_every_kth_pixel_of_an_object_picture_is_the_object_map(result: Result) 
     np.testing.assert_array_equal(pixels[::8, ::8], result.object_map)
     assert picture.width > 512
     colors = np.asarray(picture.convert("RGB"))
-    assert tuple(colors[0, 0]) == color_of(2)
+    assert tuple(colors[0, 0]) == color_of("bird")
     assert tuple(colors[0, 511]) == (0, 0, 0)
-
-
-def test_legend_fits_as_many_slots_as_a_model_may_have(result: Result) -> None:
-    many = Result(result.layout, tuple(f"object {n}" for n in range(40)), result.image, result.object_map, result.masks)
-    assert object_picture(many).height == 512
 
 
 def test_an_overlay_tints_each_mask(result: Result) -> None:
     pixels = np.asarray(overlay(result)).astype(int)
     assert pixels.shape == (512, 512, 3)
-    expected = 100 + 0.35 * (np.array(color_of(1)) - 100)
+    expected = 100 + 0.35 * (np.array(color_of("sea")) - 100)
     np.testing.assert_allclose(pixels[400, 300], expected, atol=1)
     np.testing.assert_allclose(pixels[300, 508], 100, atol=2)
 
@@ -60,22 +56,37 @@ def test_no_box_crosses_a_name_and_long_names_are_shortened() -> None:
     alone, both = (np.asarray(layout_picture(Layout.parse({"objects": o}))) for o in ([sky], [sky, sea]))
     name = np.s_[258:270, 206:300]
     np.testing.assert_array_equal(alone[name], both[name])
-    assert tuple(alone[262, 500]) != color_of(0)
+    assert tuple(alone[262, 500]) != color_of("sky")
 
 
-def test_names_are_legible_on_every_colour() -> None:
-    for slot in range(12):
-        items = [{"label": "sky", "box": [0, 0.9, 0.1, 0.1], "id": f"{n}"} for n in range(slot)]
-        items.append({"label": "sky", "box": [0, 0, 1, 1], "id": "MMMMMM"})
-        pixels = np.asarray(layout_picture(Layout.parse({"objects": items})).convert("L")).astype(int)[4:16, 4:60]
-        assert pixels.max() - pixels.min() > 90
+@pytest.mark.parametrize("corner", [(0, 0), (0.9, 0.95)])
+def test_names_keep_clear_of_one_another(corner: tuple[float, float]) -> None:
+    x, y = corner
+    items = [{"label": label, "box": [x, y, 1 - x, 1 - y]} for label in ("sky", "tree", "person")]
+
+    def tags(*objects: object) -> list[int]:
+        """How much there is of each label's colour."""
+        pixels = np.asarray(layout_picture(Layout.parse({"objects": objects})))
+        return [int((pixels == color_of(label)).all(-1).sum()) for label in ("sky", "tree", "person")]
+
+    assert min(tags(*items)) > 500  # a name's ground, less its letters
 
 
-def test_drawings_and_sheets_have_the_stated_size(result: Result) -> None:
+def test_legend_shows_as_many_objects_as_a_model_may_have(result: Result) -> None:
+    names = tuple(f"object {n}" for n in range(MAX_SLOTS))
+    picture = object_picture(Result(result.layout, names, result.image, result.object_map, result.masks))
+    assert picture.height == 512
+    legend = np.asarray(picture)[:, 512:]
+    assert all((legend == slot).sum() > 60 for slot in range(MAX_SLOTS - 1))
+    assert ((legend == 253).any(0)).sum() > 9 * 60  # text in ten columns
+
+
+def test_a_drawing_has_the_stated_size(result: Result) -> None:
     assert layout_picture(result.layout, 200).size == (200, 200)
-    assert contact_sheet([result] * 3, side_px=100).width == 10 + 3 * 110
 
 
-def test_colors_of_neighbouring_slots_differ() -> None:
-    colors = np.array([color_of(slot) for slot in range(32)]).astype(int)
-    assert np.abs(np.diff(colors, axis=0)).sum(1).min() > 60
+@pytest.mark.parametrize("name", ["骑手", "راكب", "घोड़ा", "🐴"])
+def test_ids_of_any_script_are_drawn(name: str) -> None:
+    item = {"label": "snow", "box": [0, 0, 1, 1]}
+    drawn, blank = (np.asarray(layout_picture(Layout.parse({"objects": [item | {"id": i}]}))) for i in (name, "\u00a0"))
+    assert np.abs(drawn.astype(int) - blank).max() > 200

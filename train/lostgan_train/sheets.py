@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from lostgan_serve.contract import INPUT_NAMES, Z_DIM
+from lostgan_serve.figures import contact_sheet
 from lostgan_serve.layout import Layout, LayoutObject
 from lostgan_serve.pipeline import Result
 from lostgan_serve.png import png
-from lostgan_serve.render import contact_sheet
 from lostgan_train.data import LayoutDataset
 from lostgan_train.log import read_log
 from lostgan_train.networks.generator import Generator, to_pixels
