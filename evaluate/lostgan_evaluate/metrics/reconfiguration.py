@@ -186,10 +186,14 @@ def _rows(kind: str, edits: Sequence[Edit], pairs: Sequence[tuple[Path, Path]], 
 
 def table(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The scores of an evaluation.json as a table in Markdown."""
-    lines = [
-        "| one object is | change inside its box | outside | inside / outside | untouched objects recognised otherwise |",
-        "|---|---|---|---|---|",
-    ]
+    heads = (
+        "one object is",
+        "change inside its box",
+        "outside",
+        "inside / outside",
+        "untouched objects recognised otherwise",
+    )
+    lines = [f"| {' | '.join(heads)} |", "|" + len(heads) * "---|"]
     for kind in KINDS:
         score = scores[f"{kind}_reach"]
         facts = score["facts"]
