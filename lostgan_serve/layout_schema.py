@@ -110,9 +110,7 @@ class Drawn(_Styled):
     """A layout of lostgan-serve: boxes with labels, and the seeds of their styles."""
 
     model_config = ConfigDict(title="layout.json", json_schema_extra={"not": {"required": ["seed", "style"]}})
-    objects: Annotated[
-        list[DrawnObject], Field(min_length=1, fail_fast=True, description="The objects, in any order.")
-    ]
+    objects: Annotated[list[DrawnObject], Field(min_length=1, fail_fast=True, description="The objects, in any order.")]
     canvas: Annotated[
         tuple[Side, Side] | None, Field(description="Width and height that boxes are in the pixels of.")
     ] = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -68,36 +68,38 @@ def evaluate(subject: Subject, tools: Tools, metrics: Iterable[str] | None = Non
     facts = _facts(subject, tools)
     if copies := facts["subject"]["duplicates"]:
         tools.progress.note(f"note: {copies} of {len(subject.samples)} generated images are the same as another")
-    result = _begun(path, facts, {one.name for one in chosen})
-    result["left_out"] |= left_out
+    result = _begun(path, facts)
     for one in chosen:
-        if one.name not in left_out:
+        measured, reason = Measured(()), left_out.get(one.name)
+        if not reason:
             tools.progress.note(f"measuring {one.name}: {one.title}")
             try:
-                _add(result, one.name, one.measure(subject, tools))
+                measured = one.measure(subject, tools)
             except EvaluationError as error:
                 if metrics is not None:
                     raise EvaluationError(f"--metrics {one.name}: {error}") from error
-                result["left_out"][one.name] = str(error)
+                reason = str(error)
+        _replace(result, one.name, measured, reason)
         write_file(path, json.dumps(result, indent=1).encode())
     return path
 
 
-def _begun(path: Path, facts: Mapping[str, Any], anew: Container[str]) -> dict[str, Any]:
-    """The result in a file, without the metrics that are measured `anew`; an empty one where its facts are others."""
+def _begun(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The result in a file; an empty one where its facts are others."""
     try:
-        earlier = json.loads(path.read_bytes())
+        earlier: dict[str, Any] = json.loads(path.read_bytes())
         same = all(earlier[name] == fact for name, fact in facts.items())
     except (OSError, ValueError, LookupError, TypeError):
         same = False
-    if not same:
-        return {**facts, "scores": {}, "left_out": {}, "sheets": []}
-    scores = {name: score for name, score in earlier["scores"].items() if score["metric"] not in anew}
-    left_out = {name: reason for name, reason in earlier["left_out"].items() if name not in anew}
-    return {**earlier, "scores": scores, "left_out": left_out}
+    return earlier if same else {**facts, "scores": {}, "left_out": {}, "sheets": []}
 
 
-def _add(result: dict[str, Any], metric: str, measured: Measured) -> None:
+def _replace(result: dict[str, Any], metric: str, measured: Measured, reason: str | None) -> None:
+    """Put a metric's scores in the place of earlier ones, or the reason why there are none."""
+    result["scores"] = {name: score for name, score in result["scores"].items() if score["metric"] != metric}
+    result["left_out"] = {name: why for name, why in result["left_out"].items() if name != metric}
+    if reason:
+        result["left_out"][metric] = reason
     for score in measured.scores:
         values = asdict(score)
         result["scores"][values.pop("name")] = values | {"metric": metric}

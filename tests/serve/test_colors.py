@@ -32,7 +32,12 @@ def test_classes_of_a_vocabulary_are_apart(vocabulary: str) -> None:
 
 
 def test_oklab_has_its_published_values() -> None:
-    expected = [[1.0, 0.0, 0.0], [0.62796, 0.22486, 0.12585], [0.86644, -0.23389, 0.17950], [0.45201, -0.03246, -0.31153]]
+    expected = [
+        [1.0, 0.0, 0.0],
+        [0.62796, 0.22486, 0.12585],
+        [0.86644, -0.23389, 0.17950],
+        [0.45201, -0.03246, -0.31153],
+    ]
     np.testing.assert_allclose(oklab([(255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)]), expected, atol=2e-5)
 
 
