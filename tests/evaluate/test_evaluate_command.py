@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from conftest import Cli, fails_in_one_line
 from lostgan_evaluate.commands.evaluate import evaluate
+from lostgan_evaluate.metrics import kernel
 from lostgan_serve.errors import LostganError
 from lostgan_serve.triton.server import running_server
 from lostgan_train.data import open_data
@@ -71,6 +73,23 @@ def test_all_says_why_the_rest_is_left_out(small_checkpoint: Path, held_out: Pat
     assert "3 images are too few for 1280 features" in result["left_out"]["fd"]
     assert "--training-data" in result["left_out"]["neighbours"]
     assert "left out: fd: " in done.output
+
+
+def test_an_interrupted_call_keeps_earlier_scores(
+    small_checkpoint: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (small_checkpoint, "--data", held_out, "--samples", 1, "--out", tmp_path, "--metrics", "prdc,kid")
+    run(*options)
+    before = result_of(tmp_path)["scores"]
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kernel, "METRIC", replace(kernel.METRIC, measure=interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(*options)
+    assert result_of(tmp_path)["scores"] == before
+    assert f"kid_{LITE}" in before
 
 
 def test_other_metrics_use_what_is_there(small_checkpoint: Path, held_out: Path, tmp_path: Path) -> None:
