@@ -382,16 +382,6 @@ def test_a_wrong_token_is_told_of(browser: Browser, server: EditorServer) -> Non
         assert "token" in page.locator("#away").inner_text()
 
 
-def test_the_page_is_small_and_asks_nobody_else() -> None:
-    import gzip
-
-    page = ROOT / "lostgan_serve" / "editor" / "page"
-    text = b"".join(file.read_bytes() for file in page.iterdir())
-    assert len(gzip.compress(text)) < 60_000
-    assert b"https://" not in text
-    assert text.count(b"http://") == text.count(b"http://www.w3.org/2000/svg")
-
-
 def test_the_bench_measures_drags(browser: Browser, tiny_repository: Path, tmp_path: Path) -> None:
     server = EditorServer(tiny_repository / "lostgan_128", tmp_path, str(ROOT / "examples" / "coast.json"))
     try:

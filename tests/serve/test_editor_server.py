@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import zipfile
@@ -93,6 +94,12 @@ class TestThePage:
     def test_what_is_not_there(self, server: Editing, path: str) -> None:
         assert server.ask(path).status == 404
         assert server.ask(path, b"{}").status == 404
+
+    def test_is_small_and_asks_nobody_else(self) -> None:
+        text = b"".join(file.read_bytes() for file in (ROOT / "lostgan_serve/editor/page").iterdir())
+        assert len(gzip.compress(text)) < 60_000
+        assert b"https://" not in text
+        assert text.count(b"http://") == text.count(b"http://www.w3.org/2000/svg")
 
 
 class TestTheGuard:
