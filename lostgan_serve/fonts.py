@@ -68,7 +68,7 @@ def _fitted(runs: list[_Run], size_px: int, width_px: float) -> list[_Run]:
     return [*left, dots]
 
 
-@cache
+@lru_cache(maxsize=4096)
 def _runs(text: str) -> list[_Run]:
     """A text in as few fonts as it needs. Pillow's own writes which characters no font has, and always begins, if only
     with nothing, so that lines are equally high."""

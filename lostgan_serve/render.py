@@ -88,9 +88,9 @@ def overlay(result: Result) -> Image.Image:
     image = _present(result.image).astype(np.float32)
     colors = object_colors(_labels(result))
     for mask, color in zip(_present(result.masks), colors, strict=True):
-        rows, columns = (_span(mask.any(axis)) for axis in (1, 0))
-        part = image[rows, columns]
-        opacity = mask[rows, columns, None] * np.float32(_MASK_OPACITY / 255)
+        left, top, right, bottom = Image.fromarray(mask).getbbox() or (0, 0, 0, 0)
+        part = image[top:bottom, left:right]
+        opacity = mask[top:bottom, left:right, None] * np.float32(_MASK_OPACITY / 255)
         part += opacity * (np.array(color, np.float32) - part)
     small = Image.fromarray((image + np.float32(0.5)).astype(np.uint8))
     side = small.width * _factor(small.width)
@@ -159,12 +159,6 @@ def _pixels(box: Box, side_px: int) -> Place:
 def _factor(side_px: int) -> int:
     """The whole factor by which a picture is enlarged."""
     return max(1, -(-_SHOWN_SIDE_PX // side_px))
-
-
-def _span(used: Array) -> slice:
-    """From the first True to the last."""
-    places = np.flatnonzero(used)
-    return slice(places[0], places[-1] + 1) if len(places) else slice(0)
 
 
 def _labels(result: Result) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,9 @@ from lostgan_serve.manifest import Manifest
 from lostgan_serve.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from browser import EditorPage, EditorServer
     from lostgan_train.data import Source
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
@@ -154,6 +157,37 @@ def tiny_detector(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(detectors, "SIDE_PX", 64)
     monkeypatch.setattr(detectors, "build_detector", build)
+
+
+@pytest.fixture(scope="module")
+def editor_server(tmp_path_factory: pytest.TempPathFactory, tiny_repository: Path) -> Iterator[EditorServer]:
+    """The editor in front of that model."""
+    from browser import EditorServer
+
+    server = EditorServer(tiny_repository / "lostgan_128", tmp_path_factory.mktemp("state"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from lostgan_export.bench.editor import opened_browser
+
+    with opened_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def editor(browser: Browser, editor_server: EditorServer) -> Iterator[EditorPage]:
+    """The editor's page in a browser with nothing in its storage. In the end it may have had no error."""
+    from browser import EditorPage
+
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page = EditorPage(context.new_page(), editor_server.url)
+        yield page
+        assert not page.errors
+        assert page.most_in_flight <= 1
 
 
 def run_cli(

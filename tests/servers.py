@@ -74,10 +74,12 @@ def family(pid: int) -> tuple[int, list[int]]:
 
 
 def alive(pid: int) -> bool:
+    """Whether any thread of a process is. The first may be a zombie while others still hold the files open."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0] != "Z"
+        stats = [task.joinpath("stat").read_text(encoding="utf-8") for task in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:
         return False
+    return any(stat.rpartition(") ")[2][0] != "Z" for stat in stats)
 
 
 def shared_memory(pid: int) -> list[Path]:

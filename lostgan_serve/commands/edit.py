@@ -15,13 +15,12 @@ from click.core import ParameterSource
 
 from lostgan_serve.choices import EDITOR_PORT
 from lostgan_serve.commands.connection import ServerOptions, optional_server_options
-from lostgan_serve.commands.inference import model_options, read_layouts
+from lostgan_serve.commands.inference import model_options, read_layout
 from lostgan_serve.commands.options import GroupedCommand, grouped
-from lostgan_serve.errors import LayoutError, ModelError
+from lostgan_serve.errors import ModelError
 from lostgan_serve.triton.addresses import LOOPBACK
 
 if TYPE_CHECKING:
-    from lostgan_serve.layout import Layout
     from lostgan_serve.progress import Progress
     from lostgan_serve.runners import Runner
 
@@ -62,7 +61,7 @@ def edit(
 
     require_packages()  # before a model is loaded
     progress = ConsoleProgress()
-    start = None if layout is None else _one_layout(layout)
+    start = None if layout is None else read_layout(layout)
     opened, name, command = _local(model, runner, progress) if server is None else _remote(server, model, progress)
 
     def ready(url: str) -> None:
@@ -73,13 +72,6 @@ def edit(
 
     with closing(opened):
         run(opened, start, host=host, port=port, name=name, command=command, on_ready=ready, progress=progress)
-
-
-def _one_layout(source: str) -> Layout:
-    layouts = read_layouts(source)
-    if len(layouts) != 1:
-        raise LayoutError(f"{source}: holds {len(layouts)} layouts; the editor begins with one")
-    return layouts[0]
 
 
 def _local(model: str, runner: str, progress: Progress) -> tuple[Runner, str, list[str]]:

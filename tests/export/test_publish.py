@@ -297,16 +297,18 @@ def test_the_bundled_models_know_the_bundled_vocabulary() -> None:
 def test_an_installed_package_brings_its_weights(tmp_path: Path) -> None:
     """A wheel of this tree, unpacked elsewhere, has the bundled weights at hand in any folder."""
     tree, site, elsewhere = (tmp_path / name for name in ("tree", "site", "elsewhere"))
-    for folder in ("lostgan_serve", "train", "evaluate", "export", "checkpoints"):
+    for folder in ("lostgan_serve", "train", "evaluate", "export", "checkpoints", "examples"):
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tree)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path), str(tree)]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options], check=True, capture_output=True, timeout=200)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        packed = [name for name in wheel.namelist() if name.startswith("lostgan_checkpoints/")]
+        names = wheel.namelist()
         wheel.extractall(site)
+    packed = [name for name in names if name.startswith("lostgan_checkpoints/")]
     assert sorted(packed) == [f"lostgan_checkpoints/{name}" for name in ("__init__.py", *WEIGHTS)]
+    assert {"lostgan_serve/editor/page/main.js", "lostgan_examples/coast.json"} <= set(names)
     elsewhere.mkdir()
     code = (
         "from lostgan_train.networks.bundled import bundled_checkpoint as bundled\n"

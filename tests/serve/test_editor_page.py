@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,7 @@ import pytest
 
 from browser import EditorPage, EditorServer, Json, needs_browser
 from conftest import ROOT
-from lostgan_export.bench.editor import measure, opened_browser
+from lostgan_export.bench.editor import measure
 from lostgan_serve.layout import Layout
 from lostgan_serve.styles import style_codes
 
@@ -21,32 +19,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route
 
 pytestmark = needs_browser
-
-Opener = Callable[..., EditorPage]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_repository: Path) -> Iterator[EditorServer]:
-    server = EditorServer(tiny_repository / "lostgan_128", tmp_path_factory.mktemp("state"))
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with opened_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def editor(browser: Browser, server: EditorServer) -> Iterator[EditorPage]:
-    """An editor with nothing in its storage. In the end it may have had no error."""
-    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        page = EditorPage(context.new_page(), server.url)
-        yield page
-        assert not page.errors
-        assert page.most_in_flight <= 1
 
 
 def box_of(layout: Json, id_: str) -> list[float]:
@@ -123,6 +95,21 @@ def test_every_handle_resizes(editor: EditorPage) -> None:
         assert [index for index, is_changed in enumerate(changed) if is_changed] == list(moves), edges
 
 
+def test_boxes_snap_to_the_edges_of_others(editor: EditorPage) -> None:
+    editor.start_from("coast")
+    sun = box_of(editor.layout(), "sun-1")
+    start = box_of(editor.layout(), "boat-1")
+    middle = ((start[0] + start[2] / 2) / 128, (start[1] + start[3] / 2) / 128)
+    near = (middle[0] + (sun[0] - start[0] + 0.6) / 128, middle[1])  # less than a pixel beside the sun's left edge
+    editor.drag(middle, near)
+    assert box_of(editor.layout(), "boat-1")[0] == pytest.approx(sun[0], abs=1e-6)
+    editor.press("Control+z")
+    editor.page.keyboard.down("Control")
+    editor.drag(middle, (near[0] + 1 / 128, near[1]))
+    editor.page.keyboard.up("Control")
+    assert abs(box_of(editor.layout(), "boat-1")[0] - sun[0]) > 0.3
+
+
 def test_dice_and_lock_leave_other_styles_alone(editor: EditorPage) -> None:
     editor.start_from("coast")
     first = codes(editor.layout())
@@ -185,66 +172,6 @@ def test_fifty_steps_are_undone_and_redone_to_the_same_pixels(editor: EditorPage
     editor.press(*["Control+z"] * (count + 1))
     assert editor.page.locator(".object-row").count() == 0
     assert editor.page.locator("#undo").is_disabled()
-
-
-def test_a_saved_layout_opens_to_the_same_pixels(editor: EditorPage, tmp_path: Path) -> None:
-    editor.start_from("farm")
-    editor.press("Control+a", "r", "ArrowLeft")
-    pixels = editor.pixels()
-    with editor.page.expect_download() as saved:
-        editor.press("Control+s")
-    file = tmp_path / saved.value.suggested_filename
-    saved.value.save_as(file)
-    assert file.name == "farm.json"
-    Layout.load(file)
-    editor.start_from("coast")
-    assert editor.pixels() != pixels
-    editor.page.set_input_files("#file", file)
-    editor.says("Opened farm.json")
-    assert editor.pixels() == pixels
-
-
-def test_a_broken_file_is_told_of_in_one_line(editor: EditorPage, tmp_path: Path) -> None:
-    file = tmp_path / "broken.json"
-    file.write_text('{"objects": [{"label": "sky", "box": [0, 0, 1]}]}')
-    editor.page.set_input_files("#file", file)
-    editor.says("objects[0].box")
-    assert editor.errors.pop().startswith("Failed to load resource")  # the browser's own line for the status 400
-
-
-def test_the_copied_command_generates_the_picture(editor: EditorPage, tmp_path: Path) -> None:
-    editor.start_from("coast")
-    editor.page.click("#dice-all")
-    editor.settle()
-    with editor.page.expect_download() as saved:
-        editor.page.click("#save-image")
-    saved.value.save_as(tmp_path / "shown.png")
-    editor.page.click("#copy-command")
-    editor.says("clipboard")
-    command = editor.page.evaluate("navigator.clipboard.readText()")
-    subprocess.run(["sh", "-c", f'PATH="{ROOT}/.venv/bin:$PATH"\n{command}'], cwd=tmp_path, check=True, timeout=100)
-    from PIL import Image
-
-    shown, made = (
-        np.asarray(Image.open(tmp_path / name).convert("RGB"), int) for name in ("shown.png", "out/stdin.png")
-    )
-    assert abs(shown - made).max() <= 1  # of 255: another batch's sums may be rounded otherwise
-
-
-def test_masks_and_coco_are_downloaded_and_opened(editor: EditorPage, tmp_path: Path) -> None:
-    editor.start_from("coast")
-    boxes = [item["box"] for item in editor.layout()["objects"]]
-    for button, name in (("#save-masks", "coast.masks.zip"), ("#save-coco", "coast.coco.json")):
-        with editor.page.expect_download() as saved:
-            editor.page.click(button)
-        assert saved.value.suggested_filename == name
-        saved.value.save_as(tmp_path / name)
-    annotations = json.loads((tmp_path / "coast.coco.json").read_text())["annotations"]
-    assert len(annotations) == len(boxes)
-    editor.start_from("farm")
-    editor.page.set_input_files("#file", tmp_path / "coast.coco.json")
-    editor.says("Opened coast.coco.json")
-    assert [item["box"] for item in editor.layout()["objects"]] == [pytest.approx(box, abs=1e-6) for box in boxes]
 
 
 def test_the_layout_survives_a_reload(editor: EditorPage) -> None:
@@ -374,10 +301,10 @@ def test_nothing_sticks_out(editor: EditorPage, width_px: int) -> None:
     assert stage["width"] >= min(width_px - 32, 300)
 
 
-def test_a_wrong_token_is_told_of(browser: Browser, server: EditorServer) -> None:
+def test_a_wrong_token_is_told_of(browser: Browser, editor_server: EditorServer) -> None:
     with browser.new_context() as context:
         page = context.new_page()
-        page.goto(server.url.partition("#")[0] + "#token=wrong")
+        page.goto(editor_server.url.partition("#")[0] + "#token=wrong")
         page.locator("#away").wait_for(state="visible")
         assert "token" in page.locator("#away").inner_text()
 

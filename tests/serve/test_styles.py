@@ -134,7 +134,10 @@ a_layout = st.fixed_dictionaries(
         "other": scalars,
     },
 )
-BEYOND_THE_SCHEMA = ("outside the canvas", "has no area", "times; ids must differ", "half of a character")
+BEYOND_THE_SCHEMA = (
+    *("outside the canvas", "has no area", "times; ids must differ", "half of a character"),
+    "should be a valid integer",  # 3.0 is an integer to JSON Schema
+)
 
 
 @settings(max_examples=400, deadline=None)
