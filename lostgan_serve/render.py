@@ -48,7 +48,7 @@ def object_picture(result: Result) -> Image.Image:
     A palette picture ("P"): a pixel of the map is the index of its object in `result.names`, 255 for none. The map is
     enlarged by a whole factor k to at least 512 px, so that every k-th pixel gives it back.
     """
-    small = map_picture(result)
+    small = Image.fromarray(_present(result.object_map))
     side = small.width * _factor(small.width)
     legend = _legend(result, side)
     picture = Image.new("P", (side + legend.width, side), _PAPER_INDEX)
@@ -60,12 +60,13 @@ def object_picture(result: Result) -> Image.Image:
 
 def _legend(result: Result, height_px: int) -> Image.Image:
     """The names of objects, their colours and shares, in as many columns as they need. Pixels are indices."""
-    counts = np.bincount(_present(result.object_map).ravel(), minlength=NO_OBJECT + 1)
+    owners = _present(result.object_map).ravel()
+    counts = np.bincount(owners, minlength=NO_OBJECT + 1)
     low, high = _LEGEND_STEP_PX
     step = max(low, min(high, height_px // (len(result.names) + 1)))
     size_px, rows = round(0.55 * step), max(1, (height_px - 12) // step)
     entries = [
-        (text_mask(name, size_px, _NAME_WIDTH * size_px), text_mask(f"{100 * count / counts.sum():.0f}%", size_px))
+        (text_mask(name, size_px, _NAME_WIDTH * size_px), text_mask(f"{100 * count / len(owners):.0f}%", size_px))
         for name, count in zip(result.names, counts, strict=False)
     ]
     columns = [entries[first : first + rows] for first in range(0, len(entries), rows)]
