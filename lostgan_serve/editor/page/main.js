@@ -6,27 +6,27 @@ import { History } from "./history.js";
 import { bindKeys } from "./keys.js";
 import { at, Panel } from "./panel.js";
 import { colorsOf, Picture } from "./picture.js";
-import { AwayError, Live, Server } from "./server.js";
+import { Live, Server } from "./server.js";
 import { Stage } from "./stage.js";
 
-const RETRY_MS = 1000;
 const SHARES = { overlay: "Opacity", split: "Split" };
 const LATENCY = "release to pixels"; // the name under which the browser keeps how long pictures took
 
 async function start() {
   const server = new Server();
-  const model = await reached(server);
+  const model = await server.reached(warn);
+  warn(null);
   const labelColors = new Map(model.labels.map(({ name, color }) => [name, color]));
   const history = new History();
   const editor = new Editor(model, history);
   const live = new Live(server, model);
   const picture = new Picture(at("picture"), model.resolution, labelColors);
   const clock = new Clock();
-  const colorOf = (index) => colorsOf(editor.objects, labelColors)[index];
+  const colors = () => colorsOf(editor.objects, labelColors);
   const onRelease = (time) => clock.start(time, editor.state, picture.shown);
   const actions = {};
-  const stage = new Stage(at("boxes"), editor, colorOf, { onRelease, onDrawn: () => panel.label.focus(), onLabel: () => actions.label() });
-  const panel = new Panel(editor, stage, colorOf, onRelease);
+  const stage = new Stage(at("boxes"), editor, colors, { onRelease, onDrawn: () => panel.label.focus(), onLabel: () => actions.label() });
+  const panel = new Panel(editor, stage, colors, onRelease);
   const files = new Files(editor, server, picture);
   Object.assign(actions, {
     add: () => panel.add(),
@@ -75,21 +75,6 @@ async function start() {
     history.opened = model.start.id;
     files.show(model.start.name, model.start.layout, `Opened ${model.start.name}.`);
   } else editor.use(editor.tool);
-}
-
-/** The model, once the server answers. */
-async function reached(server) {
-  for (;;) {
-    try {
-      const model = await server.model();
-      warn(null);
-      return model;
-    } catch (error) {
-      warn(error.message);
-      if (!(error instanceof AwayError)) throw error;
-      await new Promise((done) => { setTimeout(done, RETRY_MS); });
-    }
-  }
 }
 
 function bindButtons(editor) {

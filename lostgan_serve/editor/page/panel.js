@@ -7,11 +7,12 @@ import { isLocked, MAX_SEED, randomSeed, styleOf, withStyle } from "./layout.js"
 const FIELDS = ["box-x", "box-y", "box-w", "box-h"];
 
 export class Panel {
+  #listed = null; // what the list shows
   #number = 0; // of the slider's gesture
 
-  /** onRelease: is told the time at which a slider was let go. */
-  constructor(editor, stage, colorOf, onRelease) {
-    Object.assign(this, { editor, stage, colorOf, onRelease });
+  /** colors: gives those of the objects. onRelease: is told the time at which a slider was let go. */
+  constructor(editor, stage, colors, onRelease) {
+    Object.assign(this, { editor, stage, colors, onRelease });
     const names = editor.model.labels.map(({ name }) => name);
     this.label = new LabelField(at("label"), at("label-list"), names, {
       onChoose: (label) => editor.relabel(label),
@@ -49,21 +50,26 @@ export class Panel {
   }
 
   #drawList() {
+    const { objects, selection } = this.editor;
+    const listed = JSON.stringify(objects.map((object) => [object.id, object.label, isLocked(object), selection.has(object.id)]));
+    if (listed === this.#listed) return; // in a drag boxes alone change
+    this.#listed = listed;
     const list = at("objects");
     const focused = document.activeElement?.closest?.("#objects button");
     const place = focused && [focused.closest("li").dataset.id, focused.dataset.action];
-    list.replaceChildren(...this.editor.objects.map((object, index) => this.#row(object, index)));
+    const colors = this.colors();
+    list.replaceChildren(...objects.map((object, index) => this.#row(object, colors[index])));
     if (!place) return;
     const row = [...list.children].find(({ dataset }) => dataset.id === place[0]);
     (row?.querySelector(`[data-action=${place[1]}]`) ?? at("add")).focus();
   }
 
-  #row(object, index) {
+  #row(object, color) {
     const row = element("li", { className: "object-row" });
     row.dataset.id = object.id;
     row.classList.toggle("selected", this.editor.selection.has(object.id));
     const swatch = element("span", { className: "swatch" });
-    swatch.style.background = `rgb(${this.colorOf(index).join(" ")})`;
+    swatch.style.background = `rgb(${color.join(" ")})`;
     const name = button("select", object.label, `${object.label}, ${object.id}`);
     name.prepend(swatch);
     name.setAttribute("aria-pressed", this.editor.selection.has(object.id));

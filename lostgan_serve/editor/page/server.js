@@ -17,6 +17,18 @@ export class Server {
 
   async model() { return (await this.#call("/api/model")).json(); }
 
+  /** The model, once the server answers. onAway: is told each time why it does not. */
+  async reached(onAway) {
+    for (;;) {
+      try {
+        return await this.model();
+      } catch (error) {
+        onAway(error.message);
+        await new Promise((done) => { setTimeout(done, RETRY_MS); });
+      }
+    }
+  }
+
   /** The outputs of a layout: {image, objectMap, masks} as bytes, see docs/editor.md. */
   async generate(layout, withMasks, resolution) {
     const outputs = withMasks ? "image,object_map,masks" : "image,object_map";
@@ -75,7 +87,8 @@ export class Live extends EventTarget {
         if (!(error instanceof AwayError)) this.#tell("failure", error.message);
         else {
           this.#wanted ??= { layout, withMasks };
-          await this.#back(error);
+          this.#tell("away", error.message);
+          await this.#back();
         }
       }
     }
@@ -83,19 +96,11 @@ export class Live extends EventTarget {
   }
 
   /** Wait until the server answers again. */
-  async #back(error) {
-    for (;;) {
-      this.#tell("away", error.message);
-      await new Promise((done) => { setTimeout(done, RETRY_MS); });
-      try {
-        const { id } = await this.server.model();
-        if (id !== this.model.id) location.reload(); // another model: labels, sizes and pictures differ
-        this.#tell("back");
-        return;
-      } catch (next) {
-        error = next;
-      }
-    }
+  async #back() {
+    await new Promise((done) => { setTimeout(done, RETRY_MS); });
+    const { id } = await this.server.reached((message) => this.#tell("away", message));
+    if (id !== this.model.id) location.reload(); // another model: labels, sizes and pictures differ
+    this.#tell("back");
   }
 
   #tell(name, detail) { this.dispatchEvent(new CustomEvent(name, { detail })); }

@@ -11,9 +11,10 @@ export class Stage {
   #gesture = null;
   #number = 0; // of the gesture
 
-  /** onRelease: is told the time at which a gesture ended. onDrawn: is called after a box was drawn. */
-  constructor(svg, editor, colorOf, { onRelease, onDrawn, onLabel }) {
-    Object.assign(this, { svg, editor, colorOf, onRelease, onDrawn });
+  /** colors: gives those of the objects. onRelease: is told the time at which a gesture ended. onDrawn: is called after
+   *  a box was drawn. */
+  constructor(svg, editor, colors, { onRelease, onDrawn, onLabel }) {
+    Object.assign(this, { svg, editor, colors, onRelease, onDrawn });
     svg.setAttribute("viewBox", `0 0 ${editor.side} ${editor.side}`);
     this.objects = svg.appendChild(node("g"));
     this.guides = svg.appendChild(node("g", { class: "guides" }));
@@ -52,10 +53,11 @@ export class Stage {
     for (const [id, group] of this.#nodes) {
       if (!ids.has(id)) { group.remove(); this.#nodes.delete(id); }
     }
+    const colors = this.colors();
     editor.objects.forEach((object, index) => {
       const group = this.#nodes.get(object.id) ?? this.#created(object.id);
       if (this.objects.children[index] !== group) this.objects.insertBefore(group, this.objects.children[index] ?? null);
-      this.#drawObject(group, object, index, scale);
+      this.#drawObject(group, object, colors[index], scale);
     });
     this.svg.classList.toggle("drawing", editor.tool === "draw");
     this.#drawHandles(scale);
@@ -69,7 +71,7 @@ export class Stage {
     return group;
   }
 
-  #drawObject(group, object, index, scale) {
+  #drawObject(group, object, color, scale) {
     const [x, y, width, height] = this.editor.boxOf(object.id);
     const selected = this.editor.selection.has(object.id);
     const [rect, text] = group.children;
@@ -78,7 +80,7 @@ export class Stage {
     const place = [x, y, width, height].map((value) => Math.round(value));
     group.setAttribute("aria-label", `${object.label}, ${object.id}: x ${place[0]}, y ${place[1]}, width ${place[2]}, height ${place[3]}`);
     set(rect, { x, y, width, height });
-    rect.style.stroke = `rgb(${this.colorOf(index).join(" ")})`;
+    rect.style.stroke = `rgb(${color.join(" ")})`;
     text.textContent = object.label;
     text.style.fontSize = `${13 * scale}px`;
     set(text, { x: x + 5 * scale, y: clamp(y + 16 * scale, 0, this.editor.side - 3 * scale) });
