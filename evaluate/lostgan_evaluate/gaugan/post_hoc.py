@@ -13,10 +13,11 @@ from PIL import Image
 from lostgan_evaluate.gaugan.label_maps import VOCABULARY, LabelMap, label_map, semantics
 from lostgan_evaluate.gaugan.network import GauGAN, load_gaugan
 from lostgan_evaluate.metrics.object_maps import object_map_of
-from lostgan_evaluate.sheets import Row, Tile, write_sheet
+from lostgan_evaluate.sheets import Row, write_sheet
 from lostgan_evaluate.subject import Sample
 from lostgan_serve.contract import Array
 from lostgan_serve.errors import EvaluationError, InputError
+from lostgan_serve.figures import Tile
 from lostgan_serve.files import reading, sweep, writable, write_file
 from lostgan_serve.layout import Layout
 from lostgan_serve.model_folder import sha256

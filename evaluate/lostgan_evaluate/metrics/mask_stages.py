@@ -14,8 +14,9 @@ from lostgan_evaluate.metrics import Metric, score_name, with_each_extractor
 from lostgan_evaluate.metrics.generating import distance, first_layouts, generate_into, needs_runner
 from lostgan_evaluate.metrics.inception_score import inception_score
 from lostgan_evaluate.scores import Measured, Score
-from lostgan_evaluate.sheets import Row, Tile, write_sheet
+from lostgan_evaluate.sheets import Row, write_sheet
 from lostgan_evaluate.subject import Subject, Tools, whole
+from lostgan_serve.figures import Tile
 from lostgan_serve.layout import Layout
 from lostgan_serve.render import layout_picture
 from lostgan_train.networks.runner import GeneratorRunner

@@ -19,11 +19,12 @@ from torch import Tensor
 from lostgan_evaluate.metrics import Metric, needs_training
 from lostgan_evaluate.metrics.object_maps import needs_object_maps, object_map_of
 from lostgan_evaluate.scores import Measured, Score
-from lostgan_evaluate.sheets import Row, Tile, write_sheet
+from lostgan_evaluate.sheets import Row, write_sheet
 from lostgan_evaluate.subject import Subject, Tools
 from lostgan_evaluate.truth import TrueMask, TrueObject, cut, objects_of, read_masks, without_masks
 from lostgan_serve.contract import Array
 from lostgan_serve.errors import EvaluationError
+from lostgan_serve.figures import Tile
 from lostgan_train.data import Source
 
 SIDE_PX = 32

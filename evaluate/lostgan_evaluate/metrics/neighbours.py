@@ -17,9 +17,10 @@ from lostgan_evaluate.images import Region, read
 from lostgan_evaluate.metrics import Metric, needs_training, score_name
 from lostgan_evaluate.metrics.generating import first_layouts
 from lostgan_evaluate.scores import Measured, Score
-from lostgan_evaluate.sheets import Row, Tile, write_sheet
+from lostgan_evaluate.sheets import Row, write_sheet
 from lostgan_evaluate.subject import Subject, Tools, whole
 from lostgan_serve.contract import Array
+from lostgan_serve.figures import Tile
 from lostgan_serve.render import layout_picture
 from lostgan_train.data import Example
 from lostgan_train.diagnostics import owners_by_box

@@ -14,8 +14,9 @@ from lostgan_evaluate.crops import Object, generated_objects, read_crops, real_o
 from lostgan_evaluate.images import Reading, Region, read
 from lostgan_evaluate.metrics import Metric, needs_training
 from lostgan_evaluate.scores import Measured, Score
-from lostgan_evaluate.sheets import Row, Tile, write_sheet
+from lostgan_evaluate.sheets import Row, write_sheet
 from lostgan_evaluate.subject import Subject, Tools
+from lostgan_serve.figures import Tile
 from lostgan_train.classifier import Confusion, Lesson, probabilities
 from lostgan_train.states import key_of
 

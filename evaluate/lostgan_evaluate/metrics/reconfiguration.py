@@ -21,12 +21,13 @@ from lostgan_evaluate.metrics import Metric, needs_training
 from lostgan_evaluate.metrics.generating import first_layouts, generate_into, needs_runner
 from lostgan_evaluate.metrics.recognition import learnt
 from lostgan_evaluate.scores import Measured, Score
-from lostgan_evaluate.sheets import Row, Tile, write_sheet
+from lostgan_evaluate.sheets import Row, write_sheet
 from lostgan_evaluate.subject import Subject, Tools
 from lostgan_serve.changes import in_boxes, level_changes
 from lostgan_serve.choices import MAX_SEED
 from lostgan_serve.contract import Array
 from lostgan_serve.errors import EvaluationError
+from lostgan_serve.figures import Tile
 from lostgan_serve.layout import Box, Layout, LayoutObject
 from lostgan_serve.render import layout_picture
 from lostgan_train.classifier import recognise

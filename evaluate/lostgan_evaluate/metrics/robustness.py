@@ -17,8 +17,9 @@ from lostgan_evaluate.images import Region
 from lostgan_evaluate.metrics import Metric, with_each_extractor
 from lostgan_evaluate.metrics.generating import distance, first_layouts, generate_into, needs_runner
 from lostgan_evaluate.scores import Measured, Score
-from lostgan_evaluate.sheets import Row, Tile, write_sheet
+from lostgan_evaluate.sheets import Row, write_sheet
 from lostgan_evaluate.subject import Subject, Tools, whole
+from lostgan_serve.figures import Tile
 from lostgan_serve.layout import Box, Layout, LayoutObject
 from lostgan_serve.render import layout_picture
 
