@@ -38,20 +38,6 @@ def open_model(
     return open_runner(runner, model, progress)
 
 
-def opener(
-    model: str | None, runner: str, ask: Callable[[str | None, Progress], Runner] | None, progress: Progress = SILENT
-) -> OpenRunner:
-    """The function that opens a model once its data are known. ask: connects to a model of a server by its name; None
-    for a model in this process, see `open_model`."""
-
-    def opened(source: Source, side_px: int | None) -> Runner:
-        if ask is not None:
-            return ask(model, progress)
-        return open_model(Path(model or ""), source.vocabulary, side_px, runner, progress)
-
-    return opened
-
-
 def _released(weights: Path, vocabulary: Vocabulary, resolution_px: int | None) -> Checkpoint:
     """Released weights of whichever variant they fit. Raises CheckpointError and InputError."""
     errors: list[CheckpointError] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,12 @@ from lostgan_serve.choices import MAX_SEED, RUNNER_VARIABLE
 from lostgan_serve.commands.connection import ServerOptions, optional_server_options
 from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped
 from lostgan_serve.errors import EvaluationError, require
+
+if TYPE_CHECKING:
+    from lostgan_evaluate.models import OpenRunner
+    from lostgan_serve.progress import Progress
+    from lostgan_serve.runners import Runner
+    from lostgan_train.data import Source
 
 _PACKAGES = ("torch", "torchvision", "pycocotools", "torch_fidelity", "lpips", "scipy")
 """Packages that the extra `evaluate` brings."""
@@ -45,6 +51,26 @@ def model_options(command: Callable[..., Any]) -> Any:
         help="Library that runs a model's folder: onnxrt, openvino or tensorrt. PyTorch runs checkpoints.",
     )
     return runner(optional_server_options(command))
+
+
+def named_model(
+    model: str | None, runner: str, server: ServerOptions | None, progress: Progress
+) -> tuple[str, OpenRunner]:
+    """The name of a model of this process or of a server, and what opens it once its data are known.
+
+    Raises EvaluationError where neither is given.
+    """
+    if model is None and server is None:
+        raise EvaluationError("give a MODEL: a checkpoint, a model's folder, or --url of a server")
+
+    def opened(source: Source, side_px: int | None) -> Runner:
+        from lostgan_evaluate.models import open_model
+
+        if server is not None:
+            return server.open(model, progress)
+        return open_model(Path(model or ""), source.vocabulary, side_px, runner, progress)
+
+    return model or (server.url if server else ""), opened
 
 
 def require_evaluate() -> None:
@@ -116,7 +142,6 @@ def evaluate(
     require_evaluate()
     from lostgan_evaluate import evaluation
     from lostgan_evaluate.metrics.registry import metric
-    from lostgan_evaluate.models import opener
     from lostgan_evaluate.subjects import Choice, subject_of_images, subject_of_model
     from lostgan_serve.files import writable
     from lostgan_serve.progress import ConsoleProgress
@@ -131,8 +156,7 @@ def evaluate(
     with writable(out), ExitStack() as stack:
         tools = evaluation.open_tools(out, weights, features or (), seed=seed, progress=progress)
         if images is None:
-            name = model or (server.url if server else "")
-            opened = opener(model, runner, server.open if server else None, progress)
+            name, opened = named_model(model, runner, server, progress)
             subject = subject_of_model(name, opened, choice, out, seed=seed, progress=progress)
             if subject.runner is not None:
                 stack.enter_context(closing(subject.runner))

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import click
 
-from lostgan_evaluate.commands.evaluate import model_options, out_option, require_evaluate, seed_option, training_option
+from lostgan_evaluate.commands.evaluate import (
+    model_options,
+    named_model,
+    out_option,
+    require_evaluate,
+    seed_option,
+    training_option,
+)
 from lostgan_serve.commands.connection import ServerOptions
 from lostgan_serve.commands.options import GroupedCommand, grouped
-from lostgan_serve.errors import EvaluationError
 
 _data = grouped("Data")
 
@@ -55,19 +61,15 @@ def reconfigure(
     require_evaluate()
     from lostgan_evaluate.evaluation import evaluate, open_tools
     from lostgan_evaluate.metrics.reconfiguration import METRIC, table
-    from lostgan_evaluate.models import opener
     from lostgan_evaluate.subjects import Choice, subject_of_model
     from lostgan_serve.files import writable
     from lostgan_serve.progress import ConsoleProgress
 
-    if model is None and server is None:
-        raise EvaluationError("give a MODEL: a checkpoint, a model's folder, or --url of a server")
     progress = ConsoleProgress()
-    opened = opener(model, runner, server.open if server else None, progress)
+    name, opened = named_model(model, runner, server, progress)
     choice = Choice(data, training_data, samples=1, count=count)
     with writable(out):
         tools = open_tools(out, seed=seed, progress=progress)
-        name = model or (server.url if server else "")
         subject = subject_of_model(name, opened, choice, out, seed=seed, progress=progress)
         assert subject.runner is not None
         with closing(subject.runner):
