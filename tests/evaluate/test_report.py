@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from browser import needs_browser
 from lostgan_evaluate.commands.report import report
 from lostgan_evaluate.published import PUBLISHED, of_the_papers_network, published, published_figure, stands_for
+from lostgan_export.bench.editor import OPTIONS, browser_program
 from lostgan_serve.errors import LostganError
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PHONE_PX = 390
 
 Json = dict[str, Any]
@@ -187,7 +187,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "none.json" in str(done.exception)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH; install Debian's package chromium to run this")
+@needs_browser
 def test_a_phone_shows_it_without_scrolling_sideways(tmp_path: Path) -> None:
     """In a real browser, in a frame as wide as a phone: nothing sticks out, and what is wider scrolls in itself."""
     long_name = "a-very-long-name-of-a-run-" * 6
@@ -211,7 +211,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(tmp_path: Path) -> None:
     assert wide_tables > 0, "the test's tables should be wider than a phone"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH; install Debian's package chromium to run this")
+@needs_browser
 def test_a_browser_draws_it(tmp_path: Path) -> None:
     page_of(tmp_path, an_evaluation(tmp_path / "a"))
     picture = tmp_path / "screenshot.png"
@@ -226,10 +226,7 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
 
 def in_browser(tmp_path: Path, *arguments: str) -> str:
     """What Chromium prints. It starts without a sandbox, since tests may run as root, and asks no network."""
-    assert CHROMIUM is not None
-    quiet = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync")  # fmt: skip
-    command = [CHROMIUM, "--headless", *quiet, f"--user-data-dir={tmp_path / 'browser'}", *arguments]
+    command = [browser_program(), "--headless", *OPTIONS, f"--user-data-dir={tmp_path / 'browser'}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

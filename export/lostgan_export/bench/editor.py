@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 """Names of the browser's program on PATH."""
 
-QUIET = (
+OPTIONS = (
+    "--no-sandbox",  # or it does not run as root
+    "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
 )
-"""Options under which the browser asks nobody on the network."""
+"""Options under which the browser runs anywhere, and asks nobody on the network."""
 
 _GENERATE = "/api/generate"
 _MEASURE = "release to pixels"  # as main.js calls it
@@ -63,17 +65,22 @@ class Speed:
         return ordered[math.ceil(0.95 * len(ordered)) - 1]
 
 
+def browser_program() -> str:
+    """The path of a browser's program. Raises MissingExtraError where there is none."""
+    if program := next((found for name in BROWSERS if (found := shutil.which(name))), None):
+        return program
+    raise MissingExtraError("this needs Chromium; install it (Debian: apt-get install chromium)")
+
+
 @contextmanager
 def opened_browser() -> Iterator[Browser]:
     """A new headless browser. Raises MissingExtraError without Playwright or a browser's program."""
     require("playwright", "dev")
     from playwright.sync_api import sync_playwright
 
-    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if program is None:
-        raise MissingExtraError("this needs Chromium; install it (Debian: apt-get install chromium)")
+    program = browser_program()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", *QUIET])
+        browser = playwright.chromium.launch(executable_path=program, args=list(OPTIONS))
         try:
             yield browser
         finally:
