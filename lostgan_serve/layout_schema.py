@@ -162,6 +162,8 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
     return DrawnObject if len(loc) > 1 else Drawn
 
 
+_SEED_FIX = f"a seed is a whole number from 0 to {MAX_SEED}"
+
 FIXES = {
     "layout": 'a layout is {"objects": [{"label": ..., "box": [x, y, width, height]}, ...]}',
     "objects": 'give at least one {"label": ..., "box": [x, y, width, height]}',
@@ -169,10 +171,10 @@ FIXES = {
     "canvas": "canvas is [width, height] in pixels",
     "label": 'a label is a text such as "sky"; `lostgan-serve labels` lists them',
     "id": "an id is a text that no other object has",
-    "seed": f"a seed is a whole number from 0 to {MAX_SEED}",
+    "seed": _SEED_FIX,
     "style": 'a style is {"from": seed, "to": seed, "mix": from 0 to 1}',
-    "from": f"a seed is a whole number from 0 to {MAX_SEED}",
-    "to": f"a seed is a whole number from 0 to {MAX_SEED}",
+    "from": _SEED_FIX,
+    "to": _SEED_FIX,
     "mix": "mix is the share of the second style, from 0 to 1",
     "path": "path is linear or spherical",
     "code": f"a code is a list of {Z_DIM} numbers from {-MAX_TRUNCATION:g} to {MAX_TRUNCATION:g}",

@@ -140,10 +140,10 @@ def _turned(cosine: float, share: float) -> tuple[float, float]:
     The angle is halved over and over, by sums and square roots, since no two mathematics libraries have the same last
     digit of a sine.
     """
-    low, high, between = (1.0, 0.0), (0.0, 1.0), cosine
+    low, high = (1.0, 0.0), (0.0, 1.0)
     for _ in range(_HALVINGS):
         x, y = low[0] + high[0], low[1] + high[1]
-        length = math.sqrt(x * x + y * y + 2.0 * x * y * between)
+        length = math.sqrt(x * x + y * y + 2.0 * x * y * cosine)
         middle = (x / length, y / length)
         share *= 2.0
         low, high = (middle, high) if share >= 1.0 else (low, middle)
