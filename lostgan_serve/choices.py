@@ -20,3 +20,12 @@ DEFAULT_PICTURES = ("image", "object_map", "overlay", "sheet")
 
 VARIANTS = ("v1-64", "v1-128", "v2-128", "v2-256", "v2-512")
 """The generators of the paper, and one of 512 px after their manner."""
+
+DATA_FORMATS = ("coco", "yolo", "yolo-seg", "webdataset")
+"""The formats of a synthesized data set."""
+
+IMAGE_KINDS = ("png", "webp", "jpeg")
+"""The kinds of image files in a synthesized data set."""
+
+BOXES = ("drawn", "tight")
+"""The boxes that an annotation can state: the layout's, and the one around the object's mask."""

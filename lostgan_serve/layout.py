@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]
 _EDGE_TOLERANCE = 1e-4
 """By how much of the canvas a box may stick out: what rounding a box to pixels or to four digits leaves."""
 
-_SMALLEST_SIDE = 4e-4
+SMALLEST_SIDE = 4e-4
 """The shortest side of a box, in units of the canvas: far below a pixel of any model."""
 
 
@@ -205,14 +205,14 @@ def _mix(drawn: DrawnMix | None) -> Mix | None:
 def _unit_box(box: Box, canvas: tuple[float, float] | None, where: str) -> Box:
     width, height = canvas or (1.0, 1.0)
     x, y, w, h = box[0] / width, box[1] / height, box[2] / width, box[3] / height
-    if min(w, h) < _SMALLEST_SIDE:
+    if min(w, h) < SMALLEST_SIDE:
         raise LayoutError(
-            f"{where}: {_numbers(box)} has no area; its sides must be over {_SMALLEST_SIDE:g} of the canvas"
+            f"{where}: {_numbers(box)} has no area; its sides must be over {SMALLEST_SIDE:g} of the canvas"
         )
     left, top = max(x, 0.0), max(y, 0.0)
     right, bottom = min(x + w, 1.0), min(y + h, 1.0)
     outside = max(left - x, top - y, x + w - right, y + h - bottom)
-    if outside > _EDGE_TOLERANCE or min(right - left, bottom - top) < _SMALLEST_SIDE / 2:
+    if outside > _EDGE_TOLERANCE or min(right - left, bottom - top) < SMALLEST_SIDE / 2:
         fix = _edge_fix(canvas, (left, top, right, bottom))
         raise LayoutError(f"{where}: {_numbers(box)} lies outside the canvas; {fix}")
     return left, top, right - left, bottom - top

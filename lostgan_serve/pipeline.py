@@ -92,7 +92,7 @@ def generate(
                     raise
                 yield from _one_by_one(batch, runner, outputs, on_failure)
             else:
-                yield from _results(batch, arrays, runner.manifest)
+                yield from results(batch, arrays, runner.manifest)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -106,10 +106,11 @@ def _one_by_one(
         except _OF_A_LAYOUT as error:
             on_failure(layout, error)
         else:
-            yield from _results([layout], arrays, runner.manifest)
+            yield from results([layout], arrays, runner.manifest)
 
 
-def _results(batch: Sequence[Layout], arrays: Mapping[str, Array], manifest: Manifest) -> Iterator[Result]:
+def results(batch: Sequence[Layout], arrays: Mapping[str, Array], manifest: Manifest) -> Iterator[Result]:
+    """The result of each layout of a batch, from a runner's outputs."""
     for index, layout in enumerate(batch):
         yield _result(layout, {name: array[index] for name, array in arrays.items()}, manifest)
 

@@ -27,6 +27,7 @@ _OWN = {
     "morph": "lostgan_serve.commands.figures:morph",
     "serve": "lostgan_serve.commands.serve:serve",
     "styles": "lostgan_serve.commands.figures:styles",
+    "synthesize": "lostgan_serve.commands.synthesize:synthesize",
 }
 
 

@@ -56,6 +56,17 @@ def optional_server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _connected(command, default_url=None)
 
 
+def asked_model(model: str) -> str | None:
+    """The model to ask a server for, of a command whose --model names one in this process where there is no --url; None
+    where it was not given. Raises ModelError for a --runner beside --url."""
+    from lostgan_serve.errors import ModelError
+
+    given = click.get_current_context().get_parameter_source
+    if given("runner") is ParameterSource.COMMANDLINE:
+        raise ModelError("--runner: the model runs on the server of --url; leave out one of them")
+    return None if given("model") is ParameterSource.DEFAULT else model
+
+
 def _connected(command: Callable[..., Any], default_url: str | None) -> Callable[..., Any]:
     @functools.wraps(command)
     def connected(

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from lostgan_serve.choices import EDITOR_PORT
-from lostgan_serve.commands.connection import ServerOptions, optional_server_options
+from lostgan_serve.commands.connection import ServerOptions, asked_model, optional_server_options
 from lostgan_serve.commands.inference import model_options, read_layout
 from lostgan_serve.commands.options import GroupedCommand, grouped
-from lostgan_serve.errors import ModelError
 from lostgan_serve.triton.addresses import LOOPBACK
 
 if TYPE_CHECKING:
@@ -84,12 +82,9 @@ def _local(model: str, runner: str, progress: Progress) -> tuple[Runner, str, li
 
 def _remote(server: ServerOptions, model: str, progress: Progress) -> tuple[Runner, str, list[str]]:
     """The model of a server, its name, and the command that generates with it."""
-    given = click.get_current_context().get_parameter_source
-    if given("runner") is ParameterSource.COMMANDLINE:
-        raise ModelError("--runner: the model runs on the server of --url; leave out one of them")
     if server.patience_s is None:
         server = replace(server, patience_s=_PATIENCE_S)
-    opened = server.open(None if given("model") is ParameterSource.DEFAULT else model, progress)
+    opened = server.open(asked_model(model), progress)
     return opened, opened.model, ["lostgan-serve", "client", "-", *server.arguments(), "--model", opened.model]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -61,6 +62,37 @@ class ListOf(click.ParamType[tuple[T, ...]]):
             return tuple(self._parse(item.strip()) for item in value.split(","))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Fields(click.ParamType[T]):
+    """Numbers for the fields of a dataclass, such as "shift=0.1,flip=0.5". Each field is made by `recipe.bounded`."""
+
+    name = "NAME=NUMBER,..."
+
+    def __init__(self, kind: Callable[..., T]) -> None:
+        self._kind = kind
+        self._fields = {field.name.replace("_", "-"): field for field in dataclasses.fields(cast(Any, kind))}
+
+    def help(self, purpose: str) -> str:
+        """A help text: its purpose and each field with its bounds."""
+        facts = [
+            f"{name}, {field.metadata['least']:g} to {field.metadata['most']:g}: {field.metadata['description']}"
+            for name, field in self._fields.items()
+        ]
+        return f"{purpose}. {'; '.join(facts)}."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        if not isinstance(value, str):
+            return cast(T, value)
+        numbers = {}
+        for item in value.split(","):
+            name, _, text = item.strip().partition("=")
+            if name not in self._fields:
+                self.fail(f"there is no {name!r}; choose from {', '.join(self._fields)}", param, ctx)
+            bounds = self._fields[name].metadata
+            number = Number(bounds["least"], bounds["most"]).convert(text, param, ctx)
+            numbers[self._fields[name].name] = number
+        return self._kind(**numbers)
 
 
 def grouped(group: str) -> Callable[..., Callable[[Any], Any]]:

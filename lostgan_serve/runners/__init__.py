@@ -48,24 +48,27 @@ class Runner(Protocol):
         ...
 
 
-def open_runner(name: str, model: str | os.PathLike[str], progress: Progress = SILENT) -> Runner:
+def open_runner(
+    name: str, model: str | os.PathLike[str], progress: Progress = SILENT, threads: int | None = None
+) -> Runner:
     """Open a model in this process.
 
     name: one of RUNNERS, or AUTO: TensorRT where the model's newest version has an engine that runs here, else ONNX
     Runtime, and OpenVINO for a model in bf16 or where that is not installed. model: a model's folder in the repository,
-    or one of its files. progress: is told what AUTO chose, and why.
+    or one of its files. progress: is told what AUTO chose, and why. threads: for each batch on a CPU, by default one a
+    core. With one thread, an image does not depend on how many cores there are, and as many callers keep them busy.
 
     Raises ModelError for another name, or a model that is missing, broken or not the one that export made, InputError
     for one that may not be read, DeviceError where this machine cannot run it, and MissingExtraError naming the package
     that a runner needs.
     """
     if name != AUTO:
-        return _opened(name, model)
+        return _opened(name, model, threads)
     version = find_version(model)
     why_not = ""
     if version.has_engine():
         try:
-            runner = _opened("tensorrt", version.plan)
+            runner = _opened("tensorrt", version.plan, None)
         except LostganError as error:
             why_not = f"; not TensorRT: {error}"
         else:
@@ -77,16 +80,17 @@ def open_runner(name: str, model: str | os.PathLike[str], progress: Progress = S
         name, reason = "openvino", "onnxruntime is not installed"
     elif _installed("openvino") and _precision(version) == "bf16":
         name, reason = "openvino", "the model is in bf16, which ONNX Runtime does not compute on CPUs"
-    runner = _opened(name, version.onnx)
+    runner = _opened(name, version.onnx, threads)
     progress.note(f"runner: {name} ({reason or _place(runner)}{why_not})")
     return runner
 
 
-def _opened(name: str, model: str | os.PathLike[str]) -> Runner:
+def _opened(name: str, model: str | os.PathLike[str], threads: int | None) -> Runner:
     if name not in RUNNERS:
         raise ModelError(f"runner {name!r}: there is none of that name; choose from {', '.join((AUTO, *RUNNERS))}")
     module, _, attribute = RUNNERS[name].partition(":")
-    return cast(Runner, getattr(importlib.import_module(module), attribute)(model))
+    settings = {} if threads is None or name == "tensorrt" else {"threads": threads}
+    return cast(Runner, getattr(importlib.import_module(module), attribute)(model, **settings))
 
 
 def _precision(version: ModelVersion) -> str | None:

@@ -28,6 +28,11 @@ def usable_cores() -> int:
     return cores
 
 
+def callers(threads: int) -> int:
+    """How many callers at a time keep all cores busy, where each gets `threads` of them."""
+    return max(1, usable_cores() // threads)
+
+
 class Cores:
     """Generates batches on `count` cores: as many layouts as they share out evenly each by one core, the others by all.
 

@@ -14,7 +14,7 @@ from lostgan_serve.contract import INPUT_NAMES, Array, Tensors
 from lostgan_serve.errors import DeviceError, ModelError, RequestError, require
 from lostgan_serve.manifest import METADATA_KEY, Manifest
 from lostgan_serve.model_folder import find_version
-from lostgan_serve.runners.cores import Cores, usable_cores
+from lostgan_serve.runners.cores import Cores, callers, usable_cores
 
 TELEMETRY_OFF = ("ORT_DISABLE_TELEMETRY", "1")
 """The environment variable, and its value, with which ONNX Runtime sends nothing to its maker."""
@@ -30,8 +30,6 @@ class OnnxRunner:
     Runtime really uses. Raises ModelError where the model is missing, broken or not the one that export made,
     InputError where it may not be read, DeviceError for an unknown provider, and MissingExtraError without onnxruntime.
     """
-
-    concurrency = 1  # one batch already uses every thread
 
     def __init__(
         self, model: str | os.PathLike[str], threads: int | None = None, providers: Sequence[str] | None = None
@@ -49,6 +47,7 @@ class OnnxRunner:
         metadata = session.get_modelmeta().custom_metadata_map
         self.manifest = Manifest.from_json(metadata.get(METADATA_KEY, ""), str(path))
         on_cpu = self.provider == "CPUExecutionProvider"
+        self.concurrency = callers(threads) if on_cpu else 1
         self._cores = Cores(
             threads if on_cpu else 1,
             partial(_infer, path, session),

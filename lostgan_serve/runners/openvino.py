@@ -13,7 +13,7 @@ from lostgan_serve.contract import Array, Tensors, concatenated, input_specs, ro
 from lostgan_serve.errors import MissingExtraError, ModelError, RequestError, require
 from lostgan_serve.manifest import METADATA_KEY, Manifest
 from lostgan_serve.model_folder import find_version
-from lostgan_serve.runners.cores import Cores, Infer, usable_cores
+from lostgan_serve.runners.cores import Cores, Infer, callers, usable_cores
 from lostgan_serve.runners.onnxrt import first_line
 
 
@@ -28,14 +28,13 @@ class OpenVinoRunner:
     where it may not be read, and MissingExtraError without openvino.
     """
 
-    concurrency = 1  # one batch already uses every thread
-
     def __init__(self, model: str | os.PathLike[str], threads: int | None = None) -> None:
         ov = require("openvino", "openvino")
         version = find_version(model)
         version.check()
         self._path = version.onnx
         core, threads = ov.Core(), threads or usable_cores()
+        self.concurrency = callers(threads)
         try:
             graph = core.read_model(self._path)
         except Exception as error:  # openvino raises RuntimeError, and others
@@ -47,7 +46,8 @@ class OpenVinoRunner:
             # One layout at a time: where the batch is not known before, a layout takes 1.06 to 1.15 times as long.
             graph.reshape({spec.name: [1, *spec.dims] for spec in self._inputs})
             compiled = partial(_compiled, core, graph, self._path)
-            self._cores = Cores(threads, compiled(1, threads), partial(compiled, threads, threads))
+            together = compiled(self.concurrency, self.concurrency * threads)
+            self._cores = Cores(threads, together, partial(compiled, threads, threads))
         except Exception as error:  # see above
             raise ModelError(f"{self._path}: OpenVINO cannot run it; export it again ({first_line(error)})") from error
 

@@ -1,0 +1,82 @@
+"""Annotations of a generated image: each object's segment, boxes and visibility, from the model's own maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lostgan_serve.contract import Array
+from lostgan_serve.errors import require
+from lostgan_serve.layout import Box
+from lostgan_serve.pipeline import Result
+
+OUTPUTS = ("image", "object_map", "masks")
+"""The outputs of the contract that annotations are made of."""
+
+_EXTENT = 0.5
+"""The share of its mask's peak from which on a pixel belongs to an object's whole extent. Many masks have no pixel over
+half of 255, so that no fixed level would do."""
+
+
+@dataclass(frozen=True)
+class LabelledObject:
+    """An object that can be seen in an image of R px.
+
+    slot: its place in the layout. drawn_box: the layout's, tight_box: around its segment; x, y, width, height in px.
+    segment: COCO's compressed run lengths of the pixels that it owns in the object map. area: their number.
+    visibility: the share of its extent that it owns, 0 to 1; others cover the rest.
+    """
+
+    slot: int
+    label: str
+    id: str
+    drawn_box: Box
+    tight_box: Box
+    segment: dict[str, Any]
+    area: int
+    visibility: float
+
+
+def labelled(result: Result) -> list[LabelledObject]:
+    """The objects of a result that own at least one pixel, in the layout's order. Raises MissingExtraError."""
+    coco = require("pycocotools.mask", "synthesize")
+    owners, masks = result.object_map, result.masks
+    if owners is None or masks is None:
+        raise ValueError("annotations need the object map and the masks; call generate() with both")
+    side, count = len(owners), len(result.layout.objects)
+    owned = _regions(owners, count)
+    segments = coco.encode(owned)
+    tight, areas = coco.toBbox(segments), coco.area(segments)
+    found = []
+    for slot, item in enumerate(result.layout.objects):
+        if area := int(areas[slot]):
+            x, y, width, height = (round(value * side, 3) for value in item.box)
+            found.append(
+                LabelledObject(
+                    slot,
+                    item.label,
+                    item.id,
+                    (x, y, width, height),
+                    tuple(tight[slot].tolist()),
+                    {"size": [side, side], "counts": segments[slot]["counts"].decode("ascii")},
+                    area,
+                    _visibility(owned[:, :, slot], masks[slot]),
+                )
+            )
+    return found
+
+
+def _regions(owners: Array, count: int) -> Array:
+    """Whether each object owns each pixel: [R, R, count] uint8, in the order that COCO's run lengths take."""
+    regions = np.empty((*owners.shape, count), np.uint8, order="F")
+    for slot in range(count):
+        np.equal(owners, slot, out=regions[:, :, slot].view(bool))
+    return regions
+
+
+def _visibility(owned: Array, mask: Array) -> float:
+    extent = mask >= max(1.0, _EXTENT * int(mask.max()))
+    whole = np.count_nonzero(extent)
+    return round(np.count_nonzero(owned.view(bool) & extent) / whole, 4) if whole else 1.0
