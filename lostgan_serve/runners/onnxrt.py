@@ -14,7 +14,7 @@ from lostgan_serve.contract import INPUT_NAMES, Array, Tensors
 from lostgan_serve.errors import DeviceError, ModelError, RequestError, require
 from lostgan_serve.manifest import METADATA_KEY, Manifest
 from lostgan_serve.model_folder import find_version
-from lostgan_serve.runners.cores import Cores, callers, usable_cores
+from lostgan_serve.runners.cores import Cores, callers, one_by_one, usable_cores
 
 TELEMETRY_OFF = ("ORT_DISABLE_TELEMETRY", "1")
 """The environment variable, and its value, with which ONNX Runtime sends nothing to its maker."""
@@ -48,9 +48,10 @@ class OnnxRunner:
         self.manifest = Manifest.from_json(metadata.get(METADATA_KEY, ""), str(path))
         on_cpu = self.provider == "CPUExecutionProvider"
         self.concurrency = callers(threads) if on_cpu else 1
+        infer = partial(_infer, path, session)
         self._cores = Cores(
             threads if on_cpu else 1,
-            partial(_infer, path, session),
+            one_by_one(infer) if on_cpu and threads == 1 else infer,
             lambda: partial(_infer, path, open_session(path, 1, chosen)),
         )
 

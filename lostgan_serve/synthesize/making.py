@@ -15,6 +15,7 @@ from lostgan_serve.runners import Runner
 from lostgan_serve.synthesize.dataset import DataSet
 from lostgan_serve.synthesize.local import make_shards
 from lostgan_serve.synthesize.plan import Plan
+from lostgan_serve.synthesize.scorer import OnnxScorer
 from lostgan_serve.synthesize.shards import Job
 from lostgan_serve.synthesize.store import Store, open_store
 
@@ -61,6 +62,8 @@ def synthesize(
     """
     for layout in plan.layouts:
         check(layout, runner.manifest)
+    if choices.scorer is not None:
+        OnnxScorer(choices.scorer, runner.manifest.vocabulary)  # fails before anything is written
     store = open_store(out)
     with store.locked():
         data = DataSet.opened(

@@ -142,8 +142,9 @@ class ShardMaker:
                     todo.append(drawn.row)
             if not todo:
                 break
-        counts["given up"] = len(todo)
-        made(len(todo))
+        if todo:
+            counts["given up"] = len(todo)
+            made(len(todo))
         return kept
 
     def _draw(self, rows: Sequence[PlanRow], attempt: int, folder: Path) -> list[_Drawn]:

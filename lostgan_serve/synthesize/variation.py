@@ -66,10 +66,12 @@ def jittered(layout: Layout, jitter: Jitter, random: Random) -> Layout:
     objects = []
     for item in layout.objects:
         x, y, width, height = item.box
-        x = 1.0 - x - width if flip else x
-        left, right = _moved(x, width, jitter, random)
-        top, bottom = _moved(y, height, jitter, random)
-        objects.append(replace(item, box=(left, top, right - left, bottom - top)))
+        box = 1.0 - x - width if flip else x, y, width, height
+        if jitter.shift or jitter.scale:
+            left, right = _moved(box[0], width, jitter, random)
+            top, bottom = _moved(y, height, jitter, random)
+            box = left, top, right - left, bottom - top
+        objects.append(replace(item, box=box))
     return replace(layout, objects=tuple(objects))
 
 

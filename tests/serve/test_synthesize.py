@@ -1,0 +1,440 @@
+"""`synthesize`: data sets that other people's loaders read, made exactly once whatever happens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco  # type: ignore[import-untyped]
+from pycocotools.coco import COCO  # type: ignore[import-untyped]
+
+from conftest import EXAMPLES, Cli, fails_in_one_line, run_cli
+from lostgan_serve.contract import Tensors
+from lostgan_serve.errors import OutputError
+from lostgan_serve.layout import Layout
+from lostgan_serve.pipeline import generate
+from lostgan_serve.runners import Runner, open_runner
+from lostgan_serve.synthesize.making import Choices, synthesize
+from lostgan_serve.synthesize.plan import Plan
+from lostgan_serve.synthesize.recipe import Filters, Recipe
+
+pytestmark = pytest.mark.slow
+
+FORMATS = ("coco", "yolo", "webdataset")
+LAYOUTS = [Layout.load(path) for path in EXAMPLES]
+
+
+@pytest.fixture(scope="module")
+def runner(tiny_model: Path) -> Iterator[Runner]:
+    opened = open_runner("onnxrt", tiny_model, threads=1)
+    yield opened
+    opened.close()
+
+
+def a_plan(runner: Runner, layouts: list[Layout] = LAYOUTS, **recipe: Any) -> Plan:
+    return Plan(layouts, Recipe(**({"per_layout": 2, "shard_size": 4} | recipe)), runner.manifest.capacity)
+
+
+@pytest.fixture(scope="module")
+def made(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images of each example in three formats, in shards of four."""
+    folder = tmp_path_factory.mktemp("synthesized") / "set"
+    counts = synthesize(a_plan(runner), str(folder), runner, Choices(FORMATS))
+    assert counts["images"] == 14
+    return folder
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """The hash of each file."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def instances(folder: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((folder / "annotations" / "instances.json").read_text("utf-8"))
+    return value
+
+
+# what a data set holds
+
+
+def test_images_are_those_that_generate_makes(made: Path, runner: Runner) -> None:
+    plan, records = a_plan(runner), instances(made)["images"]
+    for record in records:
+        layout = plan.row(record["plan_row"]).with_style(0, record["attempt"])
+        assert layout.seed == record["seed"]
+        (result,) = generate([layout], runner)
+        assert (np.asarray(Image.open(made / "images" / record["file_name"])) == result.image).all()
+    assert [record["plan_row"] for record in records] == list(range(14))
+
+
+def test_annotations_are_the_object_map_s(made: Path, runner: Runner) -> None:
+    plan, found = a_plan(runner), instances(made)
+    names = {category["id"]: category["name"] for category in found["categories"]}
+    for record in found["images"]:
+        layout = plan.row(record["plan_row"]).layout
+        (result,) = generate([replace(layout, seed=record["seed"], style=None)], runner)
+        own = [one for one in found["annotations"] if one["image_id"] == record["id"]]
+        assert result.object_map is not None
+        seen = [slot for slot in range(len(layout.objects)) if (result.object_map == slot).any()]
+        assert [one["name"] for one in own] == [layout.objects[slot].id for slot in seen]
+        for one, slot in zip(own, seen, strict=True):
+            region = result.object_map == slot
+            assert (coco.decode(one["segmentation"]) == region).all()
+            assert one["area"] == region.sum()
+            rows, columns = np.nonzero(region)
+            left, top = columns.min(), rows.min()
+            assert one["tight_box"] == [left, top, columns.max() + 1 - left, rows.max() + 1 - top]
+            assert (
+                one["bbox"]
+                == one["drawn_box"]
+                == pytest.approx([128 * value for value in layout.objects[slot].box], abs=1e-3)
+            )
+            assert 0 < one["visibility"] <= 1
+            assert names[one["category_id"]] == layout.objects[slot].label
+    assert len({one["id"] for one in found["annotations"]}) == len(found["annotations"])
+
+
+def test_pycocotools_torchvision_and_supervision_read_it(made: Path) -> None:
+    import supervision
+    from torchvision.datasets import CocoDetection
+
+    file, images = made / "annotations" / "instances.json", made / "images"
+    index = COCO(file)
+    assert len(index.getImgIds()) == 14
+    for annotation in index.loadAnns(index.getAnnIds()):
+        assert index.annToMask(annotation).sum() == annotation["area"]
+    for picture, targets in CocoDetection(images, file):
+        assert picture.size == (128, 128)
+        assert targets
+    loaded = supervision.DetectionDataset.from_coco(str(images), str(file), force_masks=True)
+    assert len(loaded) == 14
+    count = sum(len(detections) for _, _, detections in loaded)
+    assert count == len(index.getAnnIds())
+
+
+def test_webdataset_reads_its_shards(made: Path) -> None:
+    import webdataset
+
+    shards = sorted(map(str, (made / "webdataset").glob("*.tar")))
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil").to_tuple("png", "json"))
+    found = instances(made)
+    assert [record["image"] for _, record in samples] == found["images"]
+    assert [one for _, record in samples for one in record["annotations"]] == found["annotations"]
+    for picture, record in samples:
+        own = np.asarray(Image.open(made / "images" / record["image"]["file_name"]))
+        assert (np.asarray(picture) == own).all()
+
+
+def test_yolo_boxes_are_coco_s(made: Path) -> None:
+    import supervision
+
+    loaded = supervision.DetectionDataset.from_yolo(
+        str(made / "images" / "00001"), str(made / "labels" / "00001"), str(made / "data.yaml")
+    )
+    found = instances(made)
+    names = {category["id"]: category["name"] for category in found["categories"]}
+    assert loaded.classes == list(names.values())
+    records = {Path(record["file_name"]).name: record for record in found["images"]}
+    for path, _, detections in loaded:
+        own = [one for one in found["annotations"] if one["image_id"] == records[Path(path).name]["id"]]
+        assert detections.class_id is not None
+        assert [loaded.classes[number] for number in detections.class_id] == [names[one["category_id"]] for one in own]
+        corners = [[x, y, x + width, y + height] for x, y, width, height in (one["bbox"] for one in own)]
+        assert np.abs(detections.xyxy - np.array(corners)).max() < 1e-2
+
+
+def test_yolo_polygons_cover_the_segments(runner: Runner, tmp_path: Path) -> None:
+    import cv2
+
+    synthesize(a_plan(runner), str(tmp_path / "set"), runner, Choices(("coco", "yolo-seg"), "webp", "tight"))
+    found = instances(tmp_path / "set")
+    assert all(one["bbox"] == one["tight_box"] for one in found["annotations"])
+    for record in found["images"]:
+        assert record["file_name"].endswith(".webp")
+        lines = (tmp_path / "set" / "labels" / record["file_name"]).with_suffix(".txt").read_text("utf-8").splitlines()
+        own = [one for one in found["annotations"] if one["image_id"] == record["id"]]
+        for line, one in zip(lines, own, strict=True):
+            points = np.array(line.split()[1:], float).reshape(-1, 2) * 128
+            canvas = np.zeros((128, 128), np.uint8)
+            cv2.fillPoly(canvas, [points.round().astype(np.int32)], [1])
+            region = coco.decode(one["segmentation"])
+            assert (region & ~canvas & 1).sum() == 0  # nothing is lost; holes are filled, parts joined by lines
+
+
+# exactly once
+
+
+def test_the_same_call_does_nothing_more_and_another_is_refused(made: Path, runner: Runner) -> None:
+    before, times = tree(made), {path: path.stat().st_mtime_ns for path in made.rglob("*.png")}
+    synthesize(a_plan(runner), str(made), runner, Choices(FORMATS))
+    assert tree(made) == before
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*.png")} == times
+    with pytest.raises(OutputError, match=r"holds another data set \(its plan differ"):
+        synthesize(a_plan(runner, seed=1), str(made), runner, Choices(FORMATS))
+    with pytest.raises(OutputError, match="its formats differ"):
+        synthesize(a_plan(runner), str(made), runner, Choices(("coco",)))
+    assert tree(made) == before
+
+
+def test_files_of_others_are_left_alone(runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine", "utf-8")
+    with pytest.raises(OutputError, match=r"holds other files \(mine.txt"):
+        synthesize(a_plan(runner), str(tmp_path), runner)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+class Broken:
+    """A runner that fails, or is killed as it were, at its n-th batch."""
+
+    def __init__(self, inner: Runner, after: int) -> None:
+        self._inner, self._left = inner, after
+        self.manifest, self.concurrency = inner.manifest, 1
+
+    def run(self, tensors: Tensors, outputs: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise OutputError("gone")
+        return self._inner.run(tensors, outputs)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_call_that_failed_goes_on(after: int, made: Path, runner: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    with pytest.raises(OutputError, match="gone"):
+        synthesize(a_plan(runner), str(folder), Broken(runner, after), Choices(FORMATS))
+    assert not (folder / "annotations").exists()
+    assert not list(folder.glob(".*"))
+    synthesize(a_plan(runner), str(folder), runner, Choices(FORMATS))
+    assert tree(folder) == tree(made)
+
+
+def test_kills_at_random_moments_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    """SIGKILL of the command, again and again until it comes to its end."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [
+        str(Path(sys.executable).with_name("lostgan-serve")),
+        "synthesize",
+        *map(str, EXAMPLES),
+        "--model",
+        str(tiny_model),
+    ]
+    command += [
+        "--per-layout",
+        "20",
+        "--shard-size",
+        "7",
+        "--format",
+        ",".join(FORMATS),
+        "--filter",
+        "duplicates=2",
+        "--out",
+    ]
+    start = time.monotonic()
+    subprocess.run([*command, str(whole)], check=True, capture_output=True, timeout=300)
+    took_s, choice, kills = time.monotonic() - start, random.Random(0), 0
+    while True:
+        process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            # a start that is killed before it made a shard makes no progress
+            assert process.wait((0.3 + 0.7 * choice.random()) * took_s) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills > 0
+    assert tree(killed) == tree(whole)
+
+
+def test_two_at_a_time_are_refused(runner: Runner, tmp_path: Path) -> None:
+    from lostgan_serve.synthesize.store import open_store
+
+    with open_store(str(tmp_path / "set")).locked(), pytest.raises(OutputError, match="another process writes to it"):
+        synthesize(a_plan(runner), str(tmp_path / "set"), runner)
+
+
+def test_appended_runs_merge_with_ids_that_stay(made: Path, runner: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(made, folder)
+    first, again = instances(folder), a_plan(runner, LAYOUTS[:3], seed=5)
+    synthesize(again, str(folder), runner, Choices(FORMATS, append=True))
+    both = instances(folder)
+    assert both["images"][:14] == first["images"]
+    assert both["annotations"][: len(first["annotations"])] == first["annotations"]
+    assert len(both["images"]) == 20
+    for records in (both["images"], both["annotations"]):
+        assert len({record["id"] for record in records}) == len(records)
+    assert all((folder / "images" / record["file_name"]).is_file() for record in both["images"])
+    before = tree(folder)
+    synthesize(again, str(folder), runner, Choices(FORMATS, append=True))  # it is there: nothing is appended twice
+    synthesize(a_plan(runner), str(folder), runner, Choices(FORMATS))
+    assert tree(folder) == before
+    with pytest.raises(OutputError, match="its image is png, and --append cannot change it to webp"):
+        synthesize(a_plan(runner, seed=9), str(folder), runner, Choices(FORMATS, "webp", append=True))
+
+
+# filters
+
+
+def test_refused_images_are_generated_in_other_styles(runner: Runner, tmp_path: Path) -> None:
+    plan = a_plan(runner, filters=Filters(duplicates=30), attempts=5)
+    counts = synthesize(plan, str(tmp_path / "set"), runner)
+    records = instances(tmp_path / "set")["images"]
+    assert counts["duplicates"] > 0
+    assert counts["images"] == len(records) == len(plan) - counts["given up"]
+    assert sum(record["attempt"] > 0 for record in records) > 0
+    assert {path.name for path in (tmp_path / "set" / "images").rglob("*.png")} == {
+        Path(one["file_name"]).name for one in records
+    }
+    attempts = sum(record["attempt"] + 1 for record in records) + 5 * counts["given up"]
+    assert counts["duplicates"] == attempts - len(records)
+
+
+def test_agreement_of_mask_and_box(runner: Runner, tmp_path: Path) -> None:
+    plain, strict = tmp_path / "plain", tmp_path / "strict"
+    synthesize(a_plan(runner), str(plain), runner)
+    counts = synthesize(a_plan(runner, filters=Filters(agreement=0.4), attempts=1), str(strict), runner)
+    kept = {record["plan_row"] for record in instances(strict)["images"]}
+    plan, found = a_plan(runner), instances(plain)
+    for record in found["images"]:
+        own = [one for one in found["annotations"] if one["image_id"] == record["id"]]
+        boxes = [(one["drawn_box"], one["tight_box"]) for one in own]
+        worst = min(iou(*pair) for pair in boxes) if len(own) == len(plan.row(record["plan_row"]).layout.objects) else 0
+        assert (record["plan_row"] in kept) == (worst >= 0.4)
+    assert counts["agreement"] == counts["given up"] == 14 - len(kept)
+    assert 0 < len(kept) < 14
+
+
+def iou(one: list[float], other: list[float]) -> float:
+    return float(coco.iou(np.array([one], float), np.array([other], float), [0])[0, 0])
+
+
+def test_a_classifier_and_a_detector_score_objects(runner: Runner, tmp_path: Path) -> None:
+    import torch
+
+    labels = len(runner.manifest.vocabulary)
+
+    class Bright(torch.nn.Module):
+        """Sure of every label in crops that are bright, of none in dark ones."""
+
+        def forward(self, crops: torch.Tensor) -> torch.Tensor:
+            bright = (crops.mean((1, 2, 3), keepdim=True)[:, :, 0, 0] > 0.5).float()
+            return torch.zeros(crops.shape[0], labels) + 30 * bright * torch.nn.functional.one_hot(
+                torch.tensor(1), labels
+            )
+
+    class Sees(torch.nn.Module):
+        """Finds the sky over the whole image."""
+
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            box = torch.tensor([[0.0, 0.0, 128.0, 128.0]]) + 0 * image.sum()
+            return box, torch.tensor([1]), torch.tensor([0.7])
+
+    many = ({0: torch.export.Dim.DYNAMIC},)
+    bright, sees = tmp_path / "bright.onnx", tmp_path / "sees.onnx"
+    torch.onnx.export(Bright().eval(), (torch.rand(2, 3, 16, 16),), bright, verbose=False, dynamic_shapes=many)
+    torch.onnx.export(Sees().eval(), (torch.rand(3, 128, 128),), sees, verbose=False)
+    whole_sky = Layout.parse({"objects": [{"label": "sky", "box": [0, 0, 1, 1]}]})
+    half_sky = Layout.parse({"objects": [{"label": "sky", "box": [0, 0, 0.6, 0.6]}]})
+    for least, kept in ((0.6, [0]), (0.8, [])):
+        plan = a_plan(runner, [whole_sky, half_sky], per_layout=1, filters=Filters(score=least), attempts=2)
+        folder = tmp_path / f"set-{least}"
+        counts = synthesize(plan, str(folder), runner, Choices(scorer=sees))
+        assert [record["plan_row"] for record in instances(folder)["images"]] == kept
+        assert counts["score"] == 2 * (2 - len(kept))
+    plan = a_plan(runner, [whole_sky], per_layout=12, filters=Filters(score=0.9), attempts=1)
+    synthesize(plan, str(tmp_path / "bright"), runner, Choices(scorer=bright))
+    kept = [record["plan_row"] for record in instances(tmp_path / "bright")["images"]]
+    images = [next(generate([row.with_style(0, 0)], runner)).image for row in plan.rows()]
+    small = [
+        np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR))
+        for image in images
+        if image is not None
+    ]
+    assert kept == [index for index, image in enumerate(small) if image.mean() / 255 > 0.5]
+
+
+# bad input
+
+
+def test_what_cannot_be_done_is_one_line(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    out, example = tmp_path / "out", EXAMPLES[0]
+    plain = ("synthesize", example, "--model", tiny_model)
+    unknown = tmp_path / "unknown.json"
+    unknown.write_text('{"objects": [{"label": "unicorn", "box": [0, 0, 1, 1]}]}', "utf-8")
+    fails_in_one_line(cli("synthesize", unknown, "--model", tiny_model, "--out", out), [unknown, "unicorn"])
+    fails_in_one_line(cli(*plain), ["--out", "--plan-only"])
+    fails_in_one_line(cli(*plain, "--out", out, "--filter", "score=0.5"), ["--scorer"])
+    fails_in_one_line(cli(*plain, "--out", out, "--format", "yolo,yolo-seg"), ["yolo-seg", "one of them"])
+    fails_in_one_line(cli(*plain, "--out", out, "--url", "localhost:1"), ["localhost:1"])
+    fails_in_one_line(cli(*plain, "--out", out, "--filter", "score=0.5", "--scorer", example), [example])
+    for option, words in (
+        (("--filter", "size=3"), ["there is no 'size'", "min-box"]),
+        (("--jitter", "shift=2"), ["2.0 is not in the range 0<=x<=1"]),
+        (("--jitter", "shift"), ["'' is not a valid float"]),
+        (("--format", "voc"), ["there is no 'voc'", "coco"]),
+    ):
+        done = cli(*plain, "--out", out, *option)
+        assert done.returncode == 2
+        assert all(word in done.stderr for word in words), done.stderr
+    assert not out.exists()
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_finishes(
+    cli: Cli, tiny_model: Path, made: Path, tmp_path: Path
+) -> None:
+    """Files may have 4 KiB here, as on a disk with no more space; a tar of images has more."""
+    command = ["synthesize", *EXAMPLES, "--model", tiny_model, "--per-layout", 2, "--shard-size", 4]
+    command += ["--format", ",".join(FORMATS), "--out", tmp_path / "set"]
+    fails_in_one_line(run_cli(*command, file_limit_bytes=4096), ["cannot write", "free some space"])
+    assert not (tmp_path / "set" / "annotations").exists()
+    assert not list((tmp_path / "set").glob(".*"))
+    cli(*command, check=True)
+    assert tree(tmp_path / "set") == tree(made)
+
+
+def test_a_server_that_dies_in_mid_run(tiny_repository: Path, cli: Cli, tmp_path: Path) -> None:
+    from servers import serving, until
+
+    folder = tmp_path / "set"
+    command = ["synthesize", *EXAMPLES, "--per-layout", 30, "--shard-size", 10, "--out", folder, "--patience", 0]
+    process, (_, grpc, _) = serving(tiny_repository)
+    running = subprocess.Popen(
+        [Path(sys.executable).with_name("lostgan-serve"), *map(str, command), "--url", grpc],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: (folder / "parts").is_dir())
+    process.kill()
+    process.wait()
+    out, err = running.communicate(timeout=60)
+    fails_in_one_line(subprocess.CompletedProcess([], running.returncode, out, err), [grpc])
+    parts = len(list((folder / "parts").iterdir()))
+    assert 0 < parts < 21
+    assert not (folder / "annotations").exists()
+    process, (_, grpc, _) = serving(tiny_repository)
+    try:
+        done = cli(*command, "--url", grpc, check=True)
+    finally:
+        process.terminate()
+        process.wait()
+    assert f"{parts} of 21 shards are there already" in done.stderr
+    assert [record["plan_row"] for record in instances(folder)["images"]] == list(range(210))
