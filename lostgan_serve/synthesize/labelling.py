@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,12 @@ def labelled(result: Result) -> list[LabelledObject]:
     owners, masks = result.object_map, result.masks
     if owners is None or masks is None:
         raise ValueError("annotations need the object map and the masks; call generate() with both")
-    side, count = len(owners), len(result.layout.objects)
-    owned = _regions(owners, count)
-    segments = coco.encode(owned)
-    tight, areas = coco.toBbox(segments), coco.area(segments)
+    side = len(owners)
+    segments = coco.encode(_regions(owners, len(result.layout.objects)))
+    tight, areas = coco.toBbox(segments).tolist(), coco.area(segments).tolist()
     found = []
     for slot, item in enumerate(result.layout.objects):
-        if area := int(areas[slot]):
+        if areas[slot]:
             x, y, width, height = (round(value * side, 3) for value in item.box)
             found.append(
                 LabelledObject(
@@ -59,24 +59,23 @@ def labelled(result: Result) -> list[LabelledObject]:
                     item.label,
                     item.id,
                     (x, y, width, height),
-                    tuple(tight[slot].tolist()),
+                    tuple(tight[slot]),
                     {"size": [side, side], "counts": segments[slot]["counts"].decode("ascii")},
-                    area,
-                    _visibility(owned[:, :, slot], masks[slot]),
+                    areas[slot],
+                    _visibility(owners == slot, masks[slot]),
                 )
             )
     return found
 
 
 def _regions(owners: Array, count: int) -> Array:
-    """Whether each object owns each pixel: [R, R, count] uint8, in the order that COCO's run lengths take."""
-    regions = np.empty((*owners.shape, count), np.uint8, order="F")
-    for slot in range(count):
-        np.equal(owners, slot, out=regions[:, :, slot].view(bool))
-    return regions
+    """Whether each object owns each pixel: [R, R, count] uint8, in the order that COCO's run lengths take, column by
+    column and object by object."""
+    columns = np.ascontiguousarray(owners.T)
+    return (columns == np.arange(count, dtype=np.uint8)[:, None, None]).view(np.uint8).transpose(2, 1, 0)
 
 
 def _visibility(owned: Array, mask: Array) -> float:
-    extent = mask >= max(1.0, _EXTENT * int(mask.max()))
+    extent = mask >= np.uint8(max(1, math.ceil(_EXTENT * int(mask.max()))))
     whole = np.count_nonzero(extent)
-    return round(np.count_nonzero(owned.view(bool) & extent) / whole, 4) if whole else 1.0
+    return round(np.count_nonzero(owned & extent) / whole, 4) if whole else 1.0

@@ -26,7 +26,7 @@ from lostgan_serve.synthesize.plan import Plan, PlanRow
 from lostgan_serve.synthesize.scorer import OnnxScorer
 from lostgan_serve.synthesize.store import Store, write_json
 
-_CHUNK = 8
+_CHUNK = 16
 """Images that a thread takes at a time: their style codes are computed together."""
 
 

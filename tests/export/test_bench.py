@@ -47,8 +47,8 @@ def test_bench_wants_the_grpc_address(url: str) -> None:
         (["--url", "localhost:1", "--runner", "onnxrt"], "--runner does not go with --url or --files"),
         (["--model", "coast"], "--model goes with --url or --files"),
         (["--url", "localhost:1", "--rate", "nan"], "is not in the range"),
-        (["--batch", "1,x"], "is no batch size; give a list such as 1,4"),
-        (["--batch", "0"], "is no batch size; give a list such as 1,4"),
+        (["--batch", "1,x"], "is no number of images; give a list such as 1,4"),
+        (["--batch", "0"], "is no number of images; give a list such as 1,4"),
     ],
 )
 def test_bench_refuses_options_that_would_do_nothing(options: list[str], words: str) -> None:

@@ -72,10 +72,10 @@ def _bench(
     inference, written, command = [], [], []
     for number in range(rounds):
         progress.note(f"{pictures}: round {number + 1} of {rounds}")
-        inference.append(_inference_pace(runner, _KINDS[pictures], len(layouts)))
+        inference.append(inference_pace(runner, _KINDS[pictures], len(layouts)))
         with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
             files = SampleSet(Path(folder), tuple(pictures.split(","))).fill(layouts, runner)
-            written.append(_pace(len(layouts), partial(deque, files, maxlen=0)))
+            written.append(pace(len(layouts), partial(deque, files, maxlen=0)))
         with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
             command.append(_command_pace(model, pictures, layouts, Path(folder)))
     shares = tuple(with_files / alone for with_files, alone in zip(written, inference, strict=True))
@@ -83,7 +83,7 @@ def _bench(
     return Written(pictures, len(layouts), alone, with_files, statistics.median(shares), whole, shares)
 
 
-def _pace(count: int, work: Callable[[], object]) -> float:
+def pace(count: int, work: Callable[[], object]) -> float:
     """Images per second of `work`, which makes `count` of them."""
     start = time.perf_counter()
     work()
@@ -106,10 +106,10 @@ def _command_pace(model: Path, pictures: str, layouts: Sequence[Layout], folder:
         if done.returncode:
             raise LostganError(f"lostgan-serve generate failed: {done.stderr.strip()}")
 
-    return _pace(len(layouts), run)
+    return pace(len(layouts), run)
 
 
-def _inference_pace(runner: Runner, outputs: Sequence[str], count: int) -> float:
+def inference_pace(runner: Runner, outputs: Sequence[str], count: int) -> float:
     """Images per second of a runner that is given full batches, one after another."""
     size = runner.manifest.max_batch
     batch, batches = layouts_for(runner.manifest, size), -(-count // size)
@@ -119,7 +119,7 @@ def _inference_pace(runner: Runner, outputs: Sequence[str], count: int) -> float
         for _ in range(batches):
             runner.run(batch, outputs)
 
-    return _pace(batches * size, run)
+    return pace(batches * size, run)
 
 
 def written_table(rows: Sequence[Written]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands `bench`, `bench-training` and `bench-editor`."""
+"""The commands `bench`, `bench-training`, `bench-editor` and `bench-synthesize`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _FORMULATIONS, _SERVED = "Formulations, without --url and --files", "An exported
 _figures, _formulations, _served = grouped("Figures"), grouped(_FORMULATIONS), grouped(_SERVED)
 
 
-def _batch_size(text: str) -> int:
-    """A batch size. Raises ValueError."""
+def _count(text: str) -> int:
+    """A number of images. Raises ValueError."""
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"{text!r} is no batch size; give a list such as 1,4")
+        raise ValueError(f"{text!r} is no number of images; give a list such as 1,4")
     return int(text)
 
 
@@ -54,9 +54,7 @@ _json = _figures(
 )
 @_rounds
 @_json
-@_formulations(
-    "--batch", "batches", default=(1, 4), type=ListOf("N,N", _batch_size), help="Batch sizes.  [default: 1,4]"
-)
+@_formulations("--batch", "batches", default=(1, 4), type=ListOf("N,N", _count), help="Batch sizes.  [default: 1,4]")
 @_formulations(
     "--checkpoint",
     type=click.Path(path_type=Path),
@@ -182,6 +180,36 @@ def bench_editor(layout: Path, model: Path, drags: int, seconds: float, json_fil
         speed = editor.bench_editor(model, layout, drags, seconds, ConsoleProgress())
         _print(editor.speed_table(speed))
         _write_json(json_file, {"model": model.name, "layout": layout.name} | asdict(speed))
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("model", type=click.Path(path_type=Path))
+@_figures(
+    "--images",
+    "counts",
+    default=(2000,),
+    type=ListOf("N,N", _count),
+    help="Images of a data set, with commas between.  [default: 2000]",
+)
+@_figures("--ray", is_flag=True, help="Measure the engine of Ray, too.")
+@_rounds
+@_json
+def bench_synthesize(model: Path, counts: tuple[int, ...], ray: bool, rounds: int, json_file: Path | None) -> None:
+    """Measure the pace of data sets, and their memory, beside that of inference alone.
+
+    MODEL is a model's folder in the repository.
+
+    \b
+    Example:  lostgan-serve bench-synthesize triton_repo/lostgan_128 --images 500,2000 --ray
+    """
+    from lostgan_export.bench import synthesized
+    from lostgan_serve.progress import ConsoleProgress
+
+    engines = synthesized.ENGINES if ray else synthesized.ENGINES[:1]
+    with _writable(json_file):
+        alone, rows = synthesized.bench_synthesize(model, counts, engines, rounds, ConsoleProgress())
+        _print(synthesized.made_table(alone, rows))
+        _write_json(json_file, {"model": model.name, "inference": alone, "synthesize": [asdict(row) for row in rows]})
 
 
 def _check(options: dict[str, Any]) -> None:
