@@ -83,6 +83,7 @@ def generate(
             while len(in_flight) <= runner.concurrency and (batch := list(islice(remaining, limit))):
                 in_flight.append((batch, pool.submit(runner.run, encode(batch, runner.manifest), outputs)))
             if not in_flight:
+                pool.shutdown()  # see Cores.close: the caller may close the runner next
                 return
             batch, future = in_flight.popleft()
             try:
