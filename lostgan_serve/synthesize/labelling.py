@@ -72,7 +72,8 @@ def _regions(owners: Array, count: int) -> Array:
     """Whether each object owns each pixel: [R, R, count] uint8, in the order that COCO's run lengths take, column by
     column and object by object."""
     columns = np.ascontiguousarray(owners.T)
-    return (columns == np.arange(count, dtype=np.uint8)[:, None, None]).view(np.uint8).transpose(2, 1, 0)
+    regions: Array = columns == np.arange(count, dtype=np.uint8)[:, None, None]
+    return regions.view(np.uint8).transpose(2, 1, 0)
 
 
 def _visibility(owned: Array, mask: Array) -> float:

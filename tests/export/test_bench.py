@@ -185,3 +185,16 @@ def test_multiply_adds_are_counted(tmp_path: Path) -> None:
     assert program is not None
     program.save(tmp_path / "model.onnx")
     assert multiply_adds(tmp_path / "model.onnx", batch=3) == 3 * (4 * 64 * 2 * 9 + 4 * 8 * 8 * 5)
+
+
+def test_data_sets_are_compared_with_inference(tiny_repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "made.json"
+    model = tiny_repository / "lostgan_128"
+    done = run_cli("bench-synthesize", model, "--images", 6, "--rounds", 1, "--json", file, check=True)
+    figures = json.loads(file.read_text("utf-8"))
+    rows = figures["synthesize"]
+    assert [(row["way"], row["images"]) for row in rows] == [("function", 6), ("local", 6)]
+    assert all(row["share"] == row["rounds"][0] > 0 for row in rows)
+    assert rows[0]["peak_mib"] is None
+    assert rows[1]["peak_mib"] > 50  # of Python with NumPy and ONNX Runtime
+    assert "command, local" in done.stdout

@@ -126,6 +126,30 @@ def test_pycocotools_torchvision_and_supervision_read_it(made: Path) -> None:
     assert count == len(index.getAnnIds())
 
 
+def test_a_torchvision_detector_trains_on_it_as_it_is(made: Path) -> None:
+    import torch
+    from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+    from torchvision.transforms import v2
+
+    transforms = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    data = CocoDetection(made / "images", made / "annotations" / "instances.json", transforms=transforms)
+    loader = torch.utils.data.DataLoader(
+        wrap_dataset_for_transforms_v2(data, target_keys=("boxes", "labels", "masks")),
+        batch_size=2,
+        collate_fn=lambda samples: tuple(zip(*samples, strict=True)),
+    )
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=28, min_size=128, max_size=128)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3)
+    images, targets = next(iter(loader))
+    losses = network(list(images), list(targets))
+    sum(losses.values()).backward()
+    optimizer.step()
+    assert {"loss_classifier", "loss_box_reg", "loss_mask"} <= losses.keys()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(torch.isfinite(weight).all() for weight in network.parameters())
+
+
 def test_webdataset_reads_its_shards(made: Path) -> None:
     import webdataset
 
