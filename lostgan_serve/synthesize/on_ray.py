@@ -1,34 +1,43 @@
 """Shards on a Ray cluster: actors that each hold a runner take them from Ray Data.
 
 A shard's part is the checkpoint: Ray is given the shards without one. Ray Data's own checkpoints would say the same a
-second time, for rows, and could disagree.
+second time, for rows, and could disagree. The shards come from this process, not from tasks that read: such tasks
+starve where actors have all CPUs, and then nothing goes on.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import pickle
+import signal
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lostgan_serve.errors import DeviceError, LostganError, require
+from lostgan_serve.errors import DeviceError, LostganError, OutputError, require
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.runners import Runner
+from lostgan_serve.synthesize.ray_session import ray_session
 from lostgan_serve.synthesize.shards import Job, ShardMaker
 from lostgan_serve.synthesize.store import Store
 
 OpenRunner = Callable[[Progress], Runner]
 """Opens a runner. It is sent to other processes."""
 
-_SPARE_CPUS = 0.5  # Ray Data's own tasks starve where actors have all, and nothing goes on
+_ATTEMPTS = 8
+"""How often a shard is begun. Ray begins it again for ever where it kills its actor each time, for want of memory."""
 
 
 class RayEngine:
     """See `making.Engine`. The data set must lie where all machines of the cluster can write.
 
-    open_runner: opens an actor's runner. workers: how many actors there are, by default one for each CPU. gpus: share
-    of a GPU that each of them holds. The cluster is that of RAY_ADDRESS, or else one of this machine alone.
+    open_runner: opens an actor's runner. workers: how many actors there are, by default one for each CPU, or as many as
+    fit on the GPUs. gpus: share of a GPU that each of them holds, or a whole number of them. The cluster is that of
+    RAY_ADDRESS, or else one of this machine alone.
     """
 
     def __init__(self, open_runner: OpenRunner, workers: int | None = None, gpus: float = 0.0) -> None:
@@ -43,54 +52,110 @@ class RayEngine:
         scorer: Path | None,
         made: Callable[[int], object],
     ) -> None:
-        """Raises what `ShardMaker.make` does, MissingExtraError, and DeviceError where the cluster is too small."""
+        """Raises what `ShardMaker.make` does, MissingExtraError, and DeviceError where the cluster is too small or
+        loses a shard's actors again and again. Shards that are under way by then are given up."""
         if not shards:
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its maker
-        ray, data = require("ray", "ray"), require("ray.data", "ray")
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, logging_level="error", configure_logging=True)
-        data.DataContext.get_current().enable_progress_bars = False
-        resources = ray.cluster_resources()
-        cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
-        workers = min(self._workers or max(1, int(cpus)), len(shards))
-        if self._gpus * workers > gpus:
-            raise DeviceError(f"--worker-gpus: {workers} actors want {self._gpus * workers:g} GPUs, Ray has {gpus:g}")
-        made_shards = data.from_items([{"shard": number} for number in shards], override_num_blocks=len(shards))
-        made_shards = made_shards.map_batches(
-            _Actor,
-            fn_constructor_args=(job, self._open_runner, store, scorer),
-            batch_size=1,
-            compute=data.ActorPoolStrategy(size=workers),
-            num_cpus=min(1.0, round((cpus - _SPARE_CPUS) / workers, 3)),
-            num_gpus=self._gpus or None,
-        )
-        try:
-            for row in made_shards.iter_rows():
-                made(int(row["images"]))
-        except ray.exceptions.RayError as error:
-            raise _cause(error) from error
+        with ray_session() as scratch:
+            ray, data = require("ray", "ray"), require("ray.data", "ray")
+            actors, cpus = self._actors(ray.cluster_resources(), len(shards))
+            tally = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tally).remote()
+            rows = data.from_items([{"shard": number} for number in shards], override_num_blocks=len(shards))
+            rows = rows.map_batches(
+                _Actor,
+                fn_constructor_args=(job, self._open_runner, store, scorer, Path.cwd(), scratch, tally),
+                batch_size=1,
+                # none waits behind another while an actor is idle
+                compute=data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+                num_cpus=cpus,
+                num_gpus=self._gpus or None,
+            )
+            try:
+                for row in rows.iter_rows():
+                    if row["error"]:
+                        raise pickle.loads(row["error"])
+                    made(int(row["images"]))
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise DeviceError(f"Ray: {reason}; see its logs, then repeat the command") from error
+        if lost := {f"{job.shard_name(number)}.json" for number in shards} - store.names("parts"):
+            raise OutputError(
+                f"{store}: {len(lost)} shards were made and are not there; give --out a folder that all machines of "
+                "the cluster share, or a URL"
+            )
+
+    def _actors(self, resources: dict[str, float], shards: int) -> tuple[int, float]:
+        """How many actors to have, and the share of a CPU for each. Raises DeviceError."""
+        cpus, gpus, share = resources.get("CPU", 0.0), int(resources.get("GPU", 0.0)), self._gpus
+        if cpus <= 0:
+            raise DeviceError("Ray: its cluster has no CPU; start its workers, then repeat the command")
+        most = max(1, int(cpus))
+        if share:
+            if share > 1 and share != int(share):
+                raise DeviceError(f"--worker-gpus {share:g}: give a share of one GPU, or a whole number of GPUs")
+            most = int(gpus / share) if share > 1 else gpus * int(1 / share)
+            if most < (self._workers or 1):
+                raise DeviceError(
+                    f"--worker-gpus {share:g}: no room for {self._workers or 1} workers, Ray has {gpus} GPUs; give "
+                    "fewer --workers or a smaller share"
+                )
+        actors = min(self._workers or most, shards)
+        return actors, min(1.0, int(cpus / actors * 1000) / 1000)
+
+
+class _Tally:
+    """Counts how often each shard was begun, for all actors."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def begin(self, shard: int) -> int:
+        self._counts[shard] += 1
+        return self._counts[shard]
 
 
 class _Actor:
-    """Makes one shard after another in a process of its own."""
+    """Makes one shard after another in a process of its own. An error is part of the answer: Ray would wrap it, and
+    tell the console."""
 
-    def __init__(self, job: Job, open_runner: OpenRunner, store: Store, scorer: Path | None) -> None:
-        self._job = job
-        self._maker = ShardMaker(job, open_runner(SILENT), store, ThreadPoolExecutor(1), scorer)
+    def __init__(
+        self,
+        job: Job,
+        open_runner: OpenRunner,
+        store: Store,
+        scorer: Path | None,
+        folder: Path,
+        scratch: str | None,
+        tally: Any,
+    ) -> None:
+        """folder: the one that relative paths start from. scratch: one for temporary files. tally: see `_Tally`."""
+        self._job, self._open_runner, self._store, self._scorer = job, open_runner, store, scorer
+        self._folder, self._tally = folder, tally
+        self._maker: ShardMaker | None = None
+        tempfile.tempdir = scratch
+        if prctl := getattr(ctypes.CDLL(None), "prctl", None):  # not to go on writing when Ray is gone
+            prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        numbers = [int(number) for number in batch["shard"]]
-        for number in numbers:
-            self._maker.make(number, lambda _count: None)
-        return {"images": [self._job.plan.images_of([number]) for number in numbers]}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        (number,) = map(int, batch["shard"])
+        error = b""
+        try:
+            self._begin(number)
+            self._opened().make(number, lambda _count: None)
+        except (LostganError, OSError) as raised:
+            error = pickle.dumps(raised)
+        return {"images": [self._job.plan.images_of([number])], "error": [error]}
 
+    def _begin(self, number: int) -> None:
+        if require("ray", "ray").get(self._tally.begin.remote(number)) > _ATTEMPTS:
+            raise DeviceError(
+                f"shard {self._job.shard_name(number)}: {_ATTEMPTS} of Ray's workers died while they made it; give "
+                "fewer --workers or a smaller --shard-size, or see Ray's logs"
+            )
 
-def _cause(error: BaseException) -> LostganError:
-    """The error that an actor raised, which Ray wraps several times; for Ray's own, one line of it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, LostganError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return DeviceError(f"Ray: {str(error).strip().splitlines()[-1]}; see its logs, then repeat the command")
+    def _opened(self) -> ShardMaker:
+        if self._maker is None:
+            os.chdir(self._folder)
+            runner = self._open_runner(SILENT)
+            self._maker = ShardMaker(self._job, runner, self._store, ThreadPoolExecutor(1), self._scorer)
+        return self._maker
