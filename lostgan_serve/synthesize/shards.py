@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from lostgan_serve.contract import MAX_SLOTS, Array
+from lostgan_serve.contract import MAX_SLOTS, Array, concatenated, rows
 from lostgan_serve.encoding import encode
 from lostgan_serve.files import writing
 from lostgan_serve.manifest import Manifest
-from lostgan_serve.pipeline import results
+from lostgan_serve.pipeline import Result, results
 from lostgan_serve.png import png
 from lostgan_serve.runners import Runner
 from lostgan_serve.synthesize.filters import fingerprint, rejection
@@ -130,7 +131,7 @@ class ShardMaker:
         for attempt in range(recipe.attempts):
             chunks = [todo[first : first + _CHUNK] for first in range(0, len(todo), _CHUNK)]
             todo = []
-            for chunk in self._pool.map(lambda rows, attempt=attempt: self._draw(rows, attempt, folder), chunks):
+            for chunk in self._pool.map(partial(self._draw, attempt=attempt, folder=folder), chunks):
                 for drawn in chunk:
                     reason = drawn.rejected or self._duplicate(drawn, kept)
                     if reason is None:
@@ -147,24 +148,28 @@ class ShardMaker:
             made(len(todo))
         return kept
 
-    def _draw(self, rows: Sequence[PlanRow], attempt: int, folder: Path) -> list[_Drawn]:
+    def _draw(self, planned: Sequence[PlanRow], attempt: int, folder: Path) -> list[_Drawn]:
         """Generate rows, judge each image by itself, and write those that pass."""
-        recipe, manifest = self._job.plan.recipe, self._runner.manifest
-        layouts = [row.with_style(recipe.seed, attempt) for row in rows]
-        arrays = self._runner.run(encode(layouts, manifest), OUTPUTS)
-        found = []
-        for row, layout, result in zip(rows, layouts, results(layouts, arrays, manifest), strict=True):
+        filters, found = self._job.plan.recipe.filters, []
+        for row, result in zip(planned, self._results(planned, attempt), strict=True):
             objects = labelled(result)
             image = result.image
             assert image is not None
-            reason = rejection(image, len(layout.objects), objects, recipe.filters, self._scorer)
-            mark = fingerprint(image) if recipe.filters.duplicates and reason is None else None
+            reason = rejection(image, len(result.layout.objects), objects, filters, self._scorer)
+            mark = fingerprint(image) if filters.duplicates and reason is None else None
             if reason is None:
                 file = self._file(row, folder)
                 with writing(file):
                     file.write_bytes(_encoded(image, self._job.image))
-            found.append(_Drawn(row, attempt, layout.seed, objects, reason, mark))
+            found.append(_Drawn(row, attempt, result.layout.seed, objects, reason, mark))
         return found
+
+    def _results(self, planned: Sequence[PlanRow], attempt: int) -> Iterator[Result]:
+        manifest, seed = self._runner.manifest, self._job.plan.recipe.seed
+        layouts = [row.with_style(seed, attempt) for row in planned]
+        tensors, most = encode(layouts, manifest), manifest.max_batch
+        batches = [rows(tensors, first, first + most) for first in range(0, len(layouts), most)]
+        return results(layouts, concatenated([self._runner.run(batch, OUTPUTS) for batch in batches]), manifest)
 
     def _duplicate(self, drawn: _Drawn, kept: dict[int, _Drawn]) -> str | None:
         least = self._job.plan.recipe.filters.duplicates
