@@ -16,7 +16,7 @@ from lostgan_serve.contract import Array
 from lostgan_serve.layout import Box
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.data import Example, Summary
-from lostgan_train.data.coco import ANNOTATIONS_FILE, CocoImages, read_categories, slim
+from lostgan_train.data.coco import CocoImages, annotations_file, read_categories, slim
 from lostgan_train.data.coco_stuff import annotation_files
 from lostgan_train.data.fields import Problem, box_in, id_in, unit_box, whole_id
 from lostgan_train.data.images import Images
@@ -60,19 +60,19 @@ def without_masks(folder: Path) -> str | None:
 def read_masks(
     folder: Path, split: str, vocabulary: Vocabulary, wanted: Iterable[TrueObject]
 ) -> dict[TrueObject, TrueMask]:
-    """Read the masks of objects from `annotations.json`, or of COCO-Stuff from the two files of a split.
+    """Read the masks of objects from a set's one file, or of COCO-Stuff from the two files of a split.
 
     An object whose mask is not stated, or damaged, is left out. Each annotation is let go of once it is read, since
     COCO-Stuff has 860,000. Raises InputError and DataError, as `open_data`.
     """
-    own = folder / ANNOTATIONS_FILE
-    files = [own] if own.is_file() else annotation_files(folder, split)
+    own = annotations_file(folder)
+    files = [own] if own else annotation_files(folder, split)
     left, found = set(wanted), dict[TrueObject, TrueMask]()
     images: CocoImages | None = None
     for path in files:
         document = load_json(path, _without_annotations)
         if images is None:
-            parts = [] if own.is_file() else [f"{split}2017"]
+            parts = [] if own else [f"{split}2017"]
             images = CocoImages(document, path, Images(folder, None, parts), Summary(str(folder)))
         known = {name: label for label, name in enumerate(vocabulary.labels)}
         names = read_categories(document, path)

@@ -92,6 +92,17 @@ def test_scores_become_weights_and_crowds_are_left_out(tmp_path: Path) -> None:
     assert weights.tolist() == [0.5, 1, 0, 0, 0, 0, 0, 0]
 
 
+def test_synthesized_sets_have_their_annotations_in_a_folder(tmp_path: Path) -> None:
+    """Images are in subfolders of images/, and the annotations of a set with both are those of the usual file."""
+    images, annotations = [image_of(1, "00000/00000001.png")], boxes_of(1, [1, 5, 15])
+    folder = write_coco(tmp_path / "set", images, annotations, SCENES, "annotations/instances.json")
+    (example,) = open_data(folder).examples
+    assert example.image == folder / "images" / "00000" / "00000001.png"
+    assert example.labels == (1, 5, 15)
+    write_coco(folder, images, boxes_of(1, [2, 3, 4]), SCENES)
+    assert open_data(folder).examples[0].labels == (2, 3, 4)
+
+
 def test_files_may_lie_in_subfolders_and_be_listed_with_a_byte_order_mark(tmp_path: Path) -> None:
     folder = write_coco(tmp_path / "pets", [image_of(1, "a/b/1.png")], boxes_of(1, [4]), PETS)
     path = folder / "annotations.json"

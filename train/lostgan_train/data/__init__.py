@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lostgan_serve.errors import DataError, InputError
 from lostgan_serve.files import reading
-from lostgan_train.data.coco import ANNOTATIONS_FILE, open_coco
+from lostgan_train.data.coco import annotations_file, open_coco
 from lostgan_train.data.coco_stuff import is_coco_stuff, open_coco_stuff
 from lostgan_train.data.dataset import LayoutDataset
 from lostgan_train.data.loading import (
@@ -39,6 +39,7 @@ __all__ = [
 
 _EXPECTED = (
     "annotations.json and images/ (scenes, or a COCO detection set of your own); "
+    "annotations/instances.json and images/ (a set that `lostgan-serve synthesize` made); "
     "annotations/instances_train2017.json and stuff_train2017.json, and train2017/ (COCO-Stuff); "
     "image_data.json, objects.json, VG_100K/ and VG_100K_2/ (Visual Genome)"
 )
@@ -76,8 +77,8 @@ def open_data(
             raise InputError(f"{images}: no such folder of images; name the one that holds the image files")
         if splits is not None and not (folder / "objects.json").is_file():
             raise DataError(f"{splits}: only Visual Genome has a file of splits, and {folder} holds none; leave it out")
-        if (folder / ANNOTATIONS_FILE).is_file():
-            return open_coco(folder, split, strict, images)
+        if path := annotations_file(folder):
+            return open_coco(folder, path, split, strict, images)
         if is_coco_stuff(folder, split):
             return open_coco_stuff(folder, split, strict, images, stuff_only)
         if is_visual_genome(folder):

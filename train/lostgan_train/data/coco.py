@@ -34,6 +34,9 @@ from lostgan_train.data.summary import Summary
 
 ANNOTATIONS_FILE = "annotations.json"
 
+_SYNTHESIZED_FILE = "annotations/instances.json"
+"""The annotations of a set that `synthesize` made, for which COCO's place is the usual one."""
+
 OTHER = "other"
 """COCO-Stuff's category 183, for all that belongs to none of the classes."""
 
@@ -49,13 +52,18 @@ _SCENES_SHARE, _OWN_SHARE = 0.003, 0.005
 """Shares of the image that an object of the scenes, and of a set of one's own, has at least."""
 
 
-def open_coco(folder: Path, split: str, strict: bool, named: Path | None = None) -> Source:
-    """Read `annotations.json` and the images of `images/`, or of the folder `named`.
+def annotations_file(folder: Path) -> Path | None:
+    """The annotations of a set in COCO's format; None where a folder holds none. Raises OSError."""
+    files = (folder / name for name in (ANNOTATIONS_FILE, _SYNTHESIZED_FILE))
+    return next((file for file in files if file.is_file()), None)
+
+
+def open_coco(folder: Path, path: Path, split: str, strict: bool, named: Path | None = None) -> Source:
+    """Read annotations, see `annotations_file`, and the images of `images/`, or of the folder `named`.
 
     With the categories of the built-in scenes, their vocabulary and filters hold (objects of 0.3% of the image, 3 to
     12 of them); else the set's own (0.5%, from 1 to as many as there are slots). Raises DataError.
     """
-    path = folder / ANNOTATIONS_FILE
     document = load_json(path, slim)
     check_split(document, path, split)
     names, scenes = read_categories(document, path), Vocabulary.built_in("scenes")
