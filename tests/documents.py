@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -114,13 +115,18 @@ def _commands(shell: str) -> Iterator[list[str]]:
 
 def check_call(arguments: list[str]) -> None:
     """Raise click.UsageError unless lostgan-serve has such a command with such options. Nothing is run."""
-    try:
-        context = main.make_context("lostgan-serve", list(arguments))
-        name, command, rest = main.resolve_command(context, list(arguments))
-        assert command
-        command.make_context(name, rest, context)
-    except click.exceptions.Exit:  # of --help and --version
-        pass
+    with suppress(click.exceptions.Exit):  # of --help and --version
+        _check_call(main, "lostgan-serve", arguments)
+
+
+def _check_call(
+    command: click.Command, name: str | None, arguments: list[str], above: click.Context | None = None
+) -> None:
+    context = command.make_context(name, list(arguments), above)
+    if isinstance(command, click.Group):
+        inner_name, inner, rest = command.resolve_command(context, list(arguments))
+        assert inner
+        _check_call(inner, inner_name, rest, context)
 
 
 @cache
@@ -132,5 +138,7 @@ def commands() -> dict[str, frozenset[str]]:
 
 
 def _options(command: click.Command) -> frozenset[str]:
-    parameters = command.params
-    return frozenset(("--help", *(option for own in parameters for option in (*own.opts, *own.secondary_opts))))
+    """The options of a command, and of those in it."""
+    own = (option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts))
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    return frozenset(("--help", *own)).union(*map(_options, inner))

@@ -81,12 +81,13 @@ def _evaluated(choice: Choice, protocol: Protocol | None) -> Source:
     if split := choice.split or (protocol and protocol.split):
         source = open_data(choice.data, split=split)
     else:
-        source = _held_out(choice.data)
+        source = held_out_split(choice.data)
     return replace(source, examples=source.examples[: choice.count])
 
 
-def _held_out(folder: Path) -> Source:
-    """The split that the paper evaluates on; a set of one's own is all one split."""
+def held_out_split(folder: Path) -> Source:
+    """Read the split that the paper evaluates on; a set of one's own is all one split. Raises InputError and DataError,
+    as `open_data`."""
     if is_visual_genome(folder):
         return open_data(folder, split="test")
     try:

@@ -1,4 +1,4 @@
-"""The command `experiment`. Importing this module must stay cheap: torch is imported inside the command."""
+"""The commands of `experiment`. Importing this module must stay cheap: torch is imported inside the command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from lostgan_evaluate.commands.usefulness import usefulness
+from lostgan_evaluate.published import TITLES
 from lostgan_serve.choices import VARIANTS
 from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped
 from lostgan_serve.errors import require
@@ -15,7 +17,8 @@ from lostgan_serve.progress import ConsoleProgress
 from lostgan_train.options import SettingOption, given
 from lostgan_train.settings import LITE, SemiSettings
 
-NAMES = (*(f"table{number}" for number in range(1, 9)), "semi")
+NAMES = {f"table{number}": number for number in TITLES} | {"semi": 5}
+"""The tables by the names of their commands."""
 
 _PACKAGES = ("torch", "torchvision", "pycocotools", "torch_fidelity", "lpips", "scipy", "lightning_fabric")
 """Packages that the extra `evaluate` brings."""
@@ -49,30 +52,50 @@ def _shared_settings(command: click.Command) -> click.Command:
     return command
 
 
-@_shared_settings
-@click.command(cls=GroupedCommand)
-@click.argument("name", type=click.Choice(NAMES))
-@_results("--out", required=True, type=_Path, metavar="FOLDER", help="Folder of table.json and table.md.")
-@_results(
-    "--networks",
-    type=_Path,
-    metavar="FOLDER",
-    help="Folder of the networks, which several experiments may share.  [default: OUT/networks]",
-)
-@_rows("--rows", type=ListOf("ROWS", str), help="Rows of the table, with commas between.  [default: all]")
-@_rows("--variant", type=click.Choice(VARIANTS), help="Network of all rows.  [default: the paper's]")
-@_rows("--seeds", type=click.IntRange(1), help="Trainings of each row.  [default: 3 where the table makes a claim]")
-@_measuring("--held-out", type=_Path, metavar="FOLDER", help="Data to evaluate on.  [default: another split of --data]")
-@_measuring("--metrics", type=ListOf("NAMES", str), help="As of `evaluate`.  [default: those of the table]")
-@_measuring("--count", type=click.IntRange(1), help="Layouts to evaluate on.  [default: all]")
-@_measuring("--samples", type=click.IntRange(1, 100), help="Styles of each layout.  [default: the protocol's]")
-@_measuring(
-    "--weights",
-    type=_Path,
-    metavar="FOLDER",
-    help="Weight files of other networks; `lostgan-serve weights` lists them.",
-)
-def experiment(
+def _table(name: str) -> click.Command:
+    """The command of a table."""
+    number = NAMES[name]
+
+    @_shared_settings
+    @click.command(
+        name,
+        cls=GroupedCommand,
+        short_help=f"Table {number}. {TITLES[number]}.",
+        help=f"""Repeat table {number} of the paper: train its rows with equal budgets, measure them, and judge the
+        paper's claims.
+
+        {TITLES[number]}. The same command goes on where it was interrupted, and trains and measures nothing twice.
+        """,
+    )
+    @_results("--out", required=True, type=_Path, metavar="FOLDER", help="Folder of table.json and table.md.")
+    @_results(
+        "--networks",
+        type=_Path,
+        metavar="FOLDER",
+        help="Folder of the networks, which several experiments may share.  [default: OUT/networks]",
+    )
+    @_rows("--rows", type=ListOf("ROWS", str), help="Rows of the table, with commas between.  [default: all]")
+    @_rows("--variant", type=click.Choice(VARIANTS), help="Network of all rows.  [default: the paper's]")
+    @_rows("--seeds", type=click.IntRange(1), help="Trainings of each row.  [default: 3 where the table makes a claim]")
+    @_measuring(
+        "--held-out", type=_Path, metavar="FOLDER", help="Data to evaluate on.  [default: another split of --data]"
+    )
+    @_measuring("--metrics", type=ListOf("NAMES", str), help="As of `evaluate`.  [default: those of the table]")
+    @_measuring("--count", type=click.IntRange(1), help="Layouts to evaluate on.  [default: all]")
+    @_measuring("--samples", type=click.IntRange(1, 100), help="Styles of each layout.  [default: the protocol's]")
+    @_measuring(
+        "--weights",
+        type=_Path,
+        metavar="FOLDER",
+        help="Weight files of other networks; `lostgan-serve weights` lists them.",
+    )
+    def command(**options: Any) -> None:
+        _repeat(name, **options)
+
+    return command
+
+
+def _repeat(
     name: str,
     out: Path,
     networks: Path | None,
@@ -86,10 +109,6 @@ def experiment(
     weights: Path | None,
     **options: Any,
 ) -> None:
-    """Repeat a table of the paper: train its rows with equal budgets, measure them, and judge the paper's claims.
-
-    The same command goes on where it was interrupted, and trains and measures nothing twice.
-    """
     for package in _PACKAGES:
         require(package, "evaluate")
     from lostgan_evaluate.experiments.running import Plan, run
@@ -116,3 +135,17 @@ def experiment(
     table = run(plan, ConsoleProgress())
     click.echo((out / MARKDOWN_FILE).read_text("utf-8"))
     click.echo(f"{click.format_filename(table)}: all of it; lostgan-serve report makes a page of it")
+
+
+@click.group()
+def experiment() -> None:
+    """Repeat a table of the paper, or measure whether generated images help to train others.
+
+    \b
+    Example:  lostgan-serve experiment table7 --data data/scenes --held-out data/held-out --out runs/table7
+    """
+
+
+for _name in NAMES:
+    experiment.add_command(_table(_name))
+experiment.add_command(usefulness)

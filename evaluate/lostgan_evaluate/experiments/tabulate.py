@@ -83,7 +83,7 @@ def _row(experiment: Experiment, row: Row, by_seed: list[dict[str, dict[str, Any
         "row": row.key,
         "method": row.title,
         "network": DASH if row.real else row.model.name,
-        "scores": {name: _summary([scores.get(name) for scores in by_seed]) for name in names},
+        "scores": {name: summary([scores.get(name) for scores in by_seed]) for name in names},
         "published": figures,
     }
 
@@ -92,7 +92,7 @@ def _figure_of(experiment: Experiment, row: Row, score: str) -> Figure | None:
     return published_figure(experiment.table, row.method, row.resolution_px, score)
 
 
-def _summary(by_seed: list[dict[str, Any] | None]) -> dict[str, Any]:
+def summary(by_seed: list[dict[str, Any] | None]) -> dict[str, Any]:
     """A score over seeds: spread is the standard deviation between seeds, None with one of them."""
     scores = [score for score in by_seed if score is not None]
     values = [score["value"] for score in scores]
@@ -151,7 +151,7 @@ def measured_grid(table: Mapping[str, Any]) -> Grid:
     """The rows as measured, a column for each score."""
     names = list(dict.fromkeys(name for row in table["rows"] for name in row["scores"]))
     rows = tuple(
-        (row["method"], row["network"], *(_cell(row["scores"].get(name)) for name in names)) for row in table["rows"]
+        (row["method"], row["network"], *(cell(row["scores"].get(name)) for name in names)) for row in table["rows"]
     )
     budget = ", ".join(f"{name} {value}" for name, value in table["budget"].items() if value not in (None, [], ()))
     seeds = f"{table['seeds']} seeds" if table["seeds"] > 1 else "one seed"
@@ -189,5 +189,6 @@ def claims_grid(table: Mapping[str, Any]) -> Grid:
     return Grid("Claims of the paper", ("claim", "score", "verdict", "advantage", "margin", "published"), rows, note)
 
 
-def _cell(score: Mapping[str, Any] | None) -> str:
+def cell(score: Mapping[str, Any] | None) -> str:
+    """The mean and spread of a `summary`, or a dash."""
     return DASH if score is None else shown(score["mean"], score["spread"])
