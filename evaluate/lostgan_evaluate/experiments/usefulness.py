@@ -60,16 +60,19 @@ def _check_share(study: Study, material: Material, share: float) -> None:
 
 def _left(files: Mapping[Job, Path], progress: Progress) -> Iterator[Job]:
     """The rows without a result, each told of with the time until the last one's."""
-    with reading(next(iter(files.values())).parent):
-        left = [job for job, file in files.items() if not file.exists()]
-    start = time.monotonic()
-    for number, (arm, seed) in enumerate(left):
-        told = f"row {len(files) - len(left) + number + 1} of {len(files)}: {arm.share:g}%, {arm.series}, seed {seed}"
-        if number:
-            rest = (time.monotonic() - start) / number * (len(left) - number)
+    start, measured = time.monotonic(), 0
+    for number, ((arm, seed), file) in enumerate(files.items(), 1):
+        with reading(file):
+            left = sum(not each.exists() for each in files.values())
+            if file.exists():
+                continue
+        told = f"row {number} of {len(files)}: {arm.share:g}%, {arm.series}, seed {seed}"
+        if measured:
+            rest = (time.monotonic() - start) / measured * left
             told += f"; all rows in {timedelta(seconds=round(rest))}"
         progress.note(told)
         yield arm, seed
+        measured += 1
 
 
 def _measure(study: Study, job: Job, file: Path, learners: Learners, runner: Runner) -> None:
