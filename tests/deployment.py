@@ -18,8 +18,8 @@ BASE = DEPLOY / "kubernetes" / "base"
 Manifests = dict[str, dict[str, Any]]
 
 
-def instructions() -> list[tuple[str, str]]:
-    text = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M))
+def instructions(dockerfile: Path = ROOT / "Dockerfile") -> list[tuple[str, str]]:
+    text = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", dockerfile.read_text("utf-8"), flags=re.M))
     return [(line.split()[0], line.partition(" ")[2].strip()) for line in text.splitlines() if line.strip()]
 
 
