@@ -87,9 +87,9 @@ def shared_memory(pid: int) -> list[Path]:
     return list(Path("/dev/shm").glob(f"lostgan-serve-{pid}-*"))
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, 20 s at most."""
-    end = time.monotonic() + 20
+def until(condition: Callable[[], bool], within_s: float = 20) -> None:
+    """Wait for a condition, and no longer."""
+    end = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)

@@ -78,6 +78,8 @@ class RayEngine:
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise DeviceError(f"Ray: {reason}; see its logs, then repeat the command") from error
+            finally:
+                ray.kill(tally)
         if lost := {f"{job.shard_name(number)}.json" for number in shards} - store.names("parts"):
             raise OutputError(
                 f"{store}: {len(lost)} shards were made and are not there; give --out a folder that all machines of "
@@ -96,8 +98,8 @@ class RayEngine:
             most = int(gpus / share) if share > 1 else gpus * int(1 / share)
             if most < (self._workers or 1):
                 raise DeviceError(
-                    f"--worker-gpus {share:g}: no room for {self._workers or 1} workers, Ray has {gpus} GPUs; give "
-                    "fewer --workers or a smaller share"
+                    f"--worker-gpus {share:g}: Ray has {gpus} GPUs, which is room for {most} workers; give fewer "
+                    "--workers or a smaller share, or leave it out to use CPUs"
                 )
         actors = min(self._workers or most, shards)
         return actors, min(1.0, int(cpus / actors * 1000) / 1000)

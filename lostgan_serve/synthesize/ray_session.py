@@ -11,7 +11,9 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -47,7 +49,8 @@ def ray_session() -> Iterator[str | None]:
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         if ray.is_initialized():
             yield None
-        elif address := os.environ.get("RAY_ADDRESS"):
+        elif (address := os.environ.get("RAY_ADDRESS", "")) not in ("", "local"):
+            _knock(address)
             with _connected(ray, address=address):
                 yield None
         else:
@@ -57,17 +60,39 @@ def ray_session() -> Iterator[str | None]:
                 yield str(folder)
 
 
+def _knock(address: str) -> None:
+    """Raise DeviceError where nothing listens at a cluster's address: Ray itself would try it for 14 minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if address == "auto":
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
+    except (OSError, ValueError) as error:
+        raise DeviceError(
+            f"RAY_ADDRESS={address}: no Ray there ({error}); start the cluster, or unset RAY_ADDRESS to use this "
+            "machine alone"
+        ) from error
+
+
 @contextmanager
 def _connected(ray: ModuleType, **options: Any) -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     try:
         try:
             with _silent():
                 ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise DeviceError(f"Ray: it does not start or answer ({' '.join(str(error).split())})") from error
+        _handle_sigterm(lambda *_: sys.exit(128 + signal.SIGTERM))  # Ray's handler shows where each thread was
         yield
     finally:
         ray.shutdown()
+        _handle_sigterm(before)
+
+
+def _handle_sigterm(handler: Any) -> None:
+    with suppress(ValueError):  # this is not the main thread, and no handler of its was changed
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
@@ -93,7 +118,8 @@ def _folder() -> Iterator[Path]:
             lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(left)
+                if os.fstat(lock).st_uid == os.geteuid():
+                    _remove(left)
             finally:
                 os.close(lock)
     name = f"{_PREFIX}{secrets.token_hex(4)}"
