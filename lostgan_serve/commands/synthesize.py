@@ -72,7 +72,7 @@ def _format(text: str) -> str:
 @_files(
     "--bbox",
     "box",
-    default="drawn",
+    default="tight",
     show_default=True,
     type=click.Choice(BOXES),
     help="Box of an annotation: the layout's, or the one around its mask. COCO's records hold both.",

@@ -27,7 +27,7 @@ class Choices:
 
     formats: tuple[str, ...] = ("coco",)
     image: str = "png"
-    box: str = "drawn"
+    box: str = "tight"
     scorer: Path | None = None
     append: bool = False
 

@@ -52,7 +52,7 @@ class Job:
     plan: Plan
     formats: tuple[str, ...] = ("coco",)
     image: str = "png"
-    box: str = "drawn"
+    box: str = "tight"
     first_image: int = 0
     first_shard: int = 0
 

@@ -135,22 +135,22 @@ def _scores_grid(table: Mapping[str, Any]) -> Grid:
 
 
 def _effects_grid(table: Mapping[str, Any]) -> Grid:
+    shown_of = {(effect["row"], effect["score"]): _effect(effect) for effect in table["effects"]}
     rows = tuple(
-        (
-            effect["row"],
-            SCORES[effect["score"]],
-            shown(effect["advantage"], effect["spread"]),
-            shown(effect["margin"]),
-            str(effect["seeds"]),
-            effect["verdict"],
-        )
-        for effect in table["effects"]
+        (f"{row['share_percent']:g}%", row["series"], *(shown_of[row["row"], name] for name in _JUDGED))
+        for row in table["rows"]
+        if (row["row"], _JUDGED[0]) in shown_of
     )
     note = (
-        "The difference between a row and the same seed's real images alone. It decides where it is over the margin, "
-        f"half its {CONFIDENCE:.0%} confidence interval (Student's t)."
+        "Differences from the same seed's real images alone. A verdict needs a difference over half of its "
+        f"{CONFIDENCE:.0%} confidence interval (Student's t)."
     )
-    return Grid("Effects", ("row", "score", "difference", "margin", "seeds", "verdict"), rows, note)
+    return Grid("Effects", ("share", "images", *(SCORES[name] for name in _JUDGED)), rows, note)
+
+
+def _effect(effect: Mapping[str, Any]) -> str:
+    difference = shown(effect["advantage"], effect["spread"])
+    return effect["verdict"] if difference == DASH else f"{difference}, {effect['verdict']}"
 
 
 def _label_grids(table: Mapping[str, Any]) -> list[Grid]:
