@@ -1,9 +1,9 @@
-# make demo: a server generates pictures of the examples.  make test: lint, types and all tests.
-# make test-fast: the tests of the inner loop, without servers, engines and long training.  All set up .venv first.
+# make demo: a server generates pictures of the examples.  make test: lint, types and the tests.  make test-long: tests
+# of rare cases, which take minutes.  make test-fast: those of the inner loop.  All set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast test-long lint clean
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
@@ -13,6 +13,9 @@ test: lint
 
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-long: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -35,7 +35,11 @@ RTX: Target = "tensorrt-rtx"
 GPU = Device("a GPU", "8.6")
 
 PRECISIONS: dict[str, Precision] = {"v1-128": "fp16", "v2-128": "bf16", "v2-512": "fp16"}
-BUILDS = [(variant, PRECISIONS.get(variant, "fp32")) for variant in WIDTHS if variant != "v1-64"]
+BUILDS = [
+    pytest.param(variant, PRECISIONS.get(variant, "fp32"), marks=[pytest.mark.long] if variant == "v2-512" else [])
+    for variant in WIDTHS
+    if variant != "v1-64"
+]
 """What is exported and built: each variant once, but for v1-64, which `published` holds, and each precision."""
 
 

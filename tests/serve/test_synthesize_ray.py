@@ -210,6 +210,7 @@ def test_killed_actors_cost_no_image(
     assert tree(tmp_path / "set") == tree(made)
 
 
+@pytest.mark.long
 def test_a_shard_that_kills_every_worker(ray: int, plan: Plan, runner: Runner, tmp_path: Path) -> None:
     """It ends in an error, and not never."""
     with pytest.raises(DeviceError, match=r"shard 0000\d: 8 of Ray's workers died while they made it"):
@@ -240,12 +241,14 @@ def test_gpus_that_ray_does_not_have(
         synthesize(plan, str(tmp_path / "set"), runner, CHOICES, RayEngine(opens, count, gpus))
 
 
+@pytest.mark.long
 def test_a_model_that_actors_do_not_find(ray: int, plan: Plan, runner: Runner, made: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone.onnx"
     with pytest.raises(ModelError, match=str(gone)):
         synthesize(plan, str(tmp_path / "set"), runner, CHOICES, RayEngine(partial(open_runner, "onnxrt", gone)))
 
 
+@pytest.mark.long
 def test_a_full_disk(ray: int, opens: OpenRunner, plan: Plan, runner: Runner, made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     with pytest.raises(OutputError, match=r"File too large.*; free some space"):
@@ -255,12 +258,14 @@ def test_a_full_disk(ray: int, opens: OpenRunner, plan: Plan, runner: Runner, ma
     assert tree(folder) == tree(made)
 
 
+@pytest.mark.long
 def test_machines_that_share_no_folder(ray: int, opens: OpenRunner, plan: Plan, runner: Runner) -> None:
     """As far as one machine can tell: a place in an actor's own memory."""
     with pytest.raises(OutputError, match=f"{SHARDS} shards were made and are not there; give --out a folder that all"):
         synthesize(plan, "memory://set", runner, CHOICES, RayEngine(opens))
 
 
+@pytest.mark.long
 def test_a_server_that_dies_in_mid_run(ray: int, tiny_repository: Path, plan: Plan, made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     process, (_, grpc, _) = serving(tiny_repository)

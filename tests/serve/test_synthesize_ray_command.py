@@ -40,6 +40,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         yield Path(folder)
 
 
+@pytest.mark.long
 def test_a_command_that_is_killed(temporary: Path, tiny_model: Path, cli: Cli, tmp_path: Path) -> None:
     """In mid-run, by Ctrl-C, SIGTERM, SIGKILL, and that of a part of Ray; the same command then ends with the data set
     of the local engine."""
