@@ -309,15 +309,17 @@ def test_effects_are_judged_between_rows_of_a_seed() -> None:
         "1-4x": [8.0, 17.9, 28.0],
         "5-alone": [40.0, 41.0],
         "5-1x": [40.0, 43.0],
+        "5-generated-drawn": [5.0, 6.0, 7.0],
+        "5-generated-tight": [6.0, 7.1, 8.0],
     }
     table = tabulate(study, FACTS, results_of(study, values))
     verdicts = {effect["row"]: effect["verdict"] for effect in table["effects"] if effect["score"] == "ap_rare"}
-    assert verdicts == {"1-1x": "helps", "1-4x": "harms", "5-1x": "undecided", "5-4x": "not measured"}
-    assert table["missing"] == [
-        *("5-4x, seed 0", "5-generated-drawn, seed 0", "5-generated-tight, seed 0"),
-        *("5-4x, seed 1", "5-generated-drawn, seed 1", "5-generated-tight, seed 1"),
-        *("5-alone, seed 2", "5-1x, seed 2", "5-4x, seed 2", "5-generated-drawn, seed 2", "5-generated-tight, seed 2"),
-    ]
+    undecided = {"5-1x": "undecided", "5-4x": "not measured"}
+    assert verdicts == {"1-1x": "helps", "1-4x": "harms", **undecided, "5-generated-tight": "helps"}
+    assert {effect["than"] for effect in table["effects"] if effect["row"] == "5-4x"} == {"5-alone"}
+    assert {effect["than"] for effect in table["effects"] if "tight" in effect["row"]} == {"5-generated-drawn"}
+    left = ["5-4x, seed 0", "5-4x, seed 1", "5-alone, seed 2", "5-1x, seed 2", "5-4x, seed 2"]
+    assert table["missing"] == left
     text = markdown(table)
     assert "| 1% | 1x generated added | 2 | 2 | 22.03 ± 10 |" in text
     assert f"| 1% | 1x generated added{' | 2.033 ± 0.058, helps' * 4} |" in text

@@ -8,8 +8,6 @@ from pathlib import Path
 from lostgan_serve.choices import BOXES
 from lostgan_serve.synthesize.recipe import Jitter, Recipe, Variation
 
-ALONE = "real alone"
-
 MOVED, UNCHANGED = Jitter(shift=0.1, scale=0.2, flip=0.5), Variation()
 """The changes of layouts unless others are asked for: boxes move a little, objects stay as they are."""
 
@@ -25,14 +23,14 @@ class Arm:
     share: float
     times: int = 0
     real: bool = True
-    box: str = BOXES[0]
+    box: str = "drawn"
 
     @property
     def series(self) -> str:
         """Its name among the rows of its share."""
         if not self.real:
             return f"generated alone, {self.box} boxes"
-        return f"{self.times}x generated added" if self.times else ALONE
+        return f"{self.times}x generated added" if self.times else "real alone"
 
     @property
     def key(self) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from lostgan_evaluate.experiments.tabulate import cell, summary
-from lostgan_evaluate.experiments.usefulness_rows import ALONE, Arm, Job, Study
+from lostgan_evaluate.experiments.usefulness_rows import Arm, Job, Study
 from lostgan_evaluate.experiments.verdicts import CONFIDENCE, judge
 from lostgan_evaluate.grids import DASH, Grid, shown
 from lostgan_serve.files import write_file
@@ -55,7 +55,7 @@ def tabulate(study: Study, facts: Mapping[str, Any], results: Results) -> dict[s
         "variation": asdict(study.variation),
         **facts,
         "rows": [_row(arm, by_seed) for arm, by_seed in rows.items()],
-        "effects": [effect for arm in arms if arm.real and arm.times for effect in _effects(arm, rows)],
+        "effects": [effect for arm in arms if (than := _compared(arm)) for effect in _effects(arm, than, rows)],
         "missing": [f"{arm.key}, seed {seed}" for arm, seed in study.jobs() if (arm, seed) not in results],
     }
 
@@ -75,9 +75,15 @@ def _row(arm: Arm, by_seed: Sequence[Mapping[str, Any] | None]) -> dict[str, Any
     }
 
 
-def _effects(arm: Arm, rows: Mapping[Arm, Sequence[Mapping[str, Any] | None]]) -> list[dict[str, Any]]:
-    """The differences of a row's scores from those of its real images alone, of the same seeds."""
-    pair = {arm.key: rows[arm], ALONE: rows[Arm(arm.share)]}
+def _compared(arm: Arm) -> Arm | None:
+    """The row that another is compared with: real images alone, or generated ones with drawn boxes; None for these."""
+    than = Arm(arm.share) if arm.real else replace(arm, box="drawn")
+    return None if than == arm else than
+
+
+def _effects(arm: Arm, than: Arm, rows: Mapping[Arm, Sequence[Mapping[str, Any] | None]]) -> list[dict[str, Any]]:
+    """The differences of a row's scores from another's of the same seeds."""
+    pair = {arm.key: rows[arm], than.key: rows[than]}
     effects = []
     for name in _JUDGED:
         values = {
@@ -86,8 +92,16 @@ def _effects(arm: Arm, rows: Mapping[Arm, Sequence[Mapping[str, Any] | None]]) -
             ]
             for key, of_seed in pair.items()
         }
-        judgement = judge({arm.key: 1.0, ALONE: -1.0}, values, "higher")
-        effects.append({"row": arm.key, "score": name, **asdict(judgement), "verdict": _VERDICTS[judgement.verdict]})
+        judgement = judge({arm.key: 1.0, than.key: -1.0}, values, "higher")
+        effects.append(
+            {
+                "row": arm.key,
+                "than": than.key,
+                "score": name,
+                **asdict(judgement),
+                "verdict": _VERDICTS[judgement.verdict],
+            }
+        )
     return effects
 
 
@@ -116,7 +130,8 @@ def _setting(table: Mapping[str, Any]) -> str:
         f"real ones. Every row has the same budget, whatever its images: {budget['steps']} updates of "
         f"{budget['batch']} images for the detector ({table['detector']}), {budget['classifier_steps']} for the "
         "classifier. Scores are in percent, means and standard deviations over the seeds that are done, of "
-        f"{table['seeds']}; a seed chooses the share, too. Rare labels are the rarest quarter: {rare}."
+        f"{table['seeds']}; a seed chooses the share, too. Rare labels are the rarest quarter: {rare}. Images "
+        "that are added have their layouts' boxes."
     )
 
 
@@ -142,8 +157,8 @@ def _effects_grid(table: Mapping[str, Any]) -> Grid:
         if (row["row"], _JUDGED[0]) in shown_of
     )
     note = (
-        "Differences from the same seed's real images alone. A verdict needs a difference over half of its "
-        f"{CONFIDENCE:.0%} confidence interval (Student's t)."
+        "Differences from the same seed's real images alone and, of tight boxes, from drawn ones. A verdict needs a "
+        f"difference over half of its {CONFIDENCE:.0%} confidence interval (Student's t)."
     )
     return Grid("Effects", ("share", "images", *(SCORES[name] for name in _JUDGED)), rows, note)
 
