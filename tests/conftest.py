@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -215,6 +216,12 @@ def fails_in_one_line(done: subprocess.CompletedProcess[str], words: Sequence[ob
     assert message.startswith("error: ")
     for word in words:
         assert str(word) in message, message
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """The hash of each file in a folder, by its path there."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -72,9 +71,3 @@ def session(leader: int) -> list[int]:
             if int((process / "stat").read_text("utf-8", "replace").rpartition(") ")[2].split()[3]) == leader:
                 found.append(int(process.name))
     return [pid for pid in found if alive(pid)]
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """The hash of each file."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

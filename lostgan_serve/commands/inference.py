@@ -12,7 +12,7 @@ import click
 
 from lostgan_serve.choices import DEFAULT_PICTURES, MAX_SEED, PICTURES, RUNNER_VARIABLE
 from lostgan_serve.commands.connection import ServerOptions, server_options
-from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped
+from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped, one_of
 from lostgan_serve.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
 
 _MAX_SAMPLES = 10_000
 _LISTED = 8  # layouts whose files are listed; of more there is a bar
-
-
-def _kind(text: str) -> str:
-    """A kind of picture. Raises ValueError."""
-    if text not in PICTURES:
-        raise ValueError(f"there is no {text!r}; choose from {','.join(PICTURES)}")
-    return text
 
 
 _styles, _files, _models = grouped("Styles"), grouped("Pictures"), grouped("Model")
@@ -61,7 +54,7 @@ _SAMPLE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--only",
         "pictures",
         default=DEFAULT_PICTURES,
-        type=ListOf("KINDS", _kind),
+        type=ListOf("KINDS", one_of(PICTURES)),
         help=f"Kinds of pictures to write, with commas between: {', '.join(PICTURES)}. An overlay shows image, boxes "
         "and masks; the sheet shows the first eight layouts side by side.  [default: all but masks]",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -62,6 +62,17 @@ class ListOf(click.ParamType[tuple[T, ...]]):
             return tuple(self._parse(item.strip()) for item in value.split(","))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """A `parse` for `ListOf` that takes these words."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"there is no {text!r}; choose from {','.join(names)}")
+        return text
+
+    return parse
 
 
 class Fields(click.ParamType[T]):

@@ -12,22 +12,15 @@ import click
 from lostgan_serve.choices import BOXES, DATA_FORMATS, IMAGE_KINDS, MAX_SEED
 from lostgan_serve.commands.connection import ServerOptions, asked_model, optional_server_options
 from lostgan_serve.commands.inference import model_options
-from lostgan_serve.commands.options import Fields, GroupedCommand, ListOf, grouped
+from lostgan_serve.commands.options import Fields, GroupedCommand, ListOf, grouped, one_of
 from lostgan_serve.errors import LostganError
-from lostgan_serve.synthesize.recipe import Filters, Jitter, Recipe, Variation
+from lostgan_serve.synthesize.recipe import Choices, Filters, Jitter, Recipe, Variation
 
 if TYPE_CHECKING:
     from lostgan_serve.synthesize.plan import PlanSummary
 
 _plan, _filters, _files, _engine = grouped("Plan"), grouped("Filters"), grouped("Data set"), grouped("Engine")
 _path = click.Path(dir_okay=False, path_type=Path)
-
-
-def _format(text: str) -> str:
-    """A format of a data set. Raises ValueError."""
-    if text not in DATA_FORMATS:
-        raise ValueError(f"there is no {text!r}; choose from {','.join(DATA_FORMATS)}")
-    return text
 
 
 @click.command(cls=GroupedCommand)
@@ -65,7 +58,7 @@ def _format(text: str) -> str:
     "--format",
     "formats",
     default=("coco",),
-    type=ListOf("FORMATS", _format),
+    type=ListOf("FORMATS", one_of(DATA_FORMATS)),
     help=f"Formats, with commas between: {', '.join(DATA_FORMATS)}.  [default: coco]",
 )
 @_files("--image", default="png", show_default=True, type=click.Choice(IMAGE_KINDS), help="Kind of the image files.")
@@ -114,8 +107,9 @@ def synthesize(
     """
     from lostgan_serve.progress import ConsoleProgress
     from lostgan_serve.runners import open_runner
-    from lostgan_serve.synthesize.making import Choices
+    from lostgan_serve.synthesize.local import make_shards
     from lostgan_serve.synthesize.making import synthesize as make
+    from lostgan_serve.synthesize.on_ray import RayEngine
     from lostgan_serve.synthesize.plan import Plan
     from lostgan_serve.synthesize.plan_file import check_plan_file, write_plan
     from lostgan_serve.synthesize.sources import read_sources
@@ -140,12 +134,8 @@ def synthesize(
             return
         choices = Choices(formats, image, box, scorer, append)
         assert out is not None
-        if engine == "ray":
-            from lostgan_serve.synthesize.on_ray import RayEngine
-
-            counts = make(plan, out, opened, choices, RayEngine(opens, workers, worker_gpus), progress)
-        else:
-            counts = make(plan, out, opened, choices, progress=progress)
+        makes = RayEngine(opens, workers, worker_gpus) if engine == "ray" else make_shards
+        counts = make(plan, out, opened, choices, makes, progress)
     for reason, count in counts.items():
         click.echo(f"{reason}: {count}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,11 +31,11 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Whole:
-    """A data set once all shards are there. info: the facts about it. parts: those of the shards, in their order; each
-    iteration reads them anew, so that memory does not grow with the set."""
+    """A data set once all shards are there. info: the facts about it. parts: reads those of the shards, one after
+    another, so that memory does not grow with the set."""
 
     info: Record
-    parts: Iterable[Record]
+    parts: Callable[[], Iterator[Record]]
     vocabulary: Vocabulary
 
 
@@ -71,7 +71,7 @@ def _merge_coco(stage: Path, whole: Whole) -> list[str]:
         for key in ("images", "annotations"):
             file.write(f',\n"{key}":[')
             between = "\n"
-            for part in whole.parts:
+            for part in whole.parts():
                 for record in part[key]:
                     file.write(between + _json(record))
                     between = ",\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from pathlib import Path
 
 from lostgan_serve.runners import Runner
 from lostgan_serve.synthesize.shards import Job, ShardMaker
@@ -19,16 +18,15 @@ def make_shards(
     shards: Sequence[int],
     runner: Runner,
     store: Store,
-    scorer: Path | None,
     made: Callable[[int], object],
 ) -> None:
     """Make shards of a job in this process.
 
-    scorer: file of a model, see `scorer.OnnxScorer`. made: is told from several threads how many more images are done.
-    Raises what `ShardMaker.make` does, once the shards that are under way have ended.
+    made: is told from several threads how many more images are done. Raises what `ShardMaker.make` does, once the
+    shards that are under way have ended.
     """
     with ThreadPoolExecutor(runner.concurrency) as drawing, ThreadPoolExecutor(_SHARDS_AT_A_TIME) as making:
-        maker = ShardMaker(job, runner, store, drawing, scorer)
+        maker = ShardMaker(job, runner, store, drawing)
         futures = [making.submit(maker.make, number, made) for number in shards]
         done, left = wait(futures, return_when=FIRST_EXCEPTION)
         for future in left:

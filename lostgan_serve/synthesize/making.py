@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
@@ -15,21 +13,12 @@ from lostgan_serve.runners import Runner
 from lostgan_serve.synthesize.dataset import DataSet
 from lostgan_serve.synthesize.local import make_shards
 from lostgan_serve.synthesize.plan import Plan
+from lostgan_serve.synthesize.recipe import Choices
 from lostgan_serve.synthesize.scorer import OnnxScorer
 from lostgan_serve.synthesize.shards import Job
 from lostgan_serve.synthesize.store import Store, open_store
 
-
-@dataclass(frozen=True)
-class Choices:
-    """How a plan becomes a data set. formats, image, box: see `shards.Job`. scorer: file of a model, see
-    `scorer.OnnxScorer`. append: add to what other plans made."""
-
-    formats: tuple[str, ...] = ("coco",)
-    image: str = "png"
-    box: str = "tight"
-    scorer: Path | None = None
-    append: bool = False
+_COCO = Choices()
 
 
 class Engine(Protocol):
@@ -41,7 +30,6 @@ class Engine(Protocol):
         shards: Sequence[int],
         runner: Runner,
         store: Store,
-        scorer: Path | None,
         made: Callable[[int], object],
     ) -> None: ...
 
@@ -50,7 +38,7 @@ def synthesize(
     plan: Plan,
     out: str,
     runner: Runner,
-    choices: Choices = Choices(),
+    choices: Choices = _COCO,
     engine: Engine = make_shards,
     progress: Progress = SILENT,
 ) -> Counter[str]:
@@ -66,15 +54,13 @@ def synthesize(
         OnnxScorer(choices.scorer, runner.manifest.vocabulary)  # fails before anything is written
     store = open_store(out)
     with store.locked():
-        data = DataSet.opened(
-            store, plan, runner.manifest, choices.formats, choices.image, choices.box, append=choices.append
-        )
+        data = DataSet.opened(store, plan, runner.manifest, choices)
         missing = data.missing()
         if len(missing) < plan.shards:
             progress.note(f"note: {plan.shards - len(missing)} of {plan.shards} shards are there already")
         done = len(plan) - plan.images_of(missing)
         with progress.count("synthesizing", len(plan), done) as advance:
-            engine(data.job, missing, runner, store, choices.scorer, _Counted(advance, done))
+            engine(data.job, missing, runner, store, _Counted(advance, done))
         return data.finish(runner.manifest)
 
 

@@ -52,14 +52,13 @@ class RayEngine:
         shards: Sequence[int],
         runner: Runner,  # noqa: ARG002 - each actor opens its own
         store: Store,
-        scorer: Path | None,
         made: Callable[[int], object],
     ) -> None:
         """Raises what `ShardMaker.make` does, MissingExtraError, and DeviceError where the cluster does not answer, is
         too small, or loses a shard's actors again and again. Shards that are under way by then are given up."""
         if not shards:
             return
-        task = Task(job, tuple(shards), self._open_runner, store, scorer, self._workers, self._gpus)
+        task = Task(job, tuple(shards), self._open_runner, store, self._workers, self._gpus)
         with writing(Path(tempfile.gettempdir())):
             folder = Path(tempfile.mkdtemp(prefix="lostgan-ray-"))
         try:

@@ -42,13 +42,12 @@ _PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Task:
-    """Shards of a job to make. open_runner, workers, gpus: see `on_ray.RayEngine`. scorer: see `ShardMaker`."""
+    """Shards of a job to make. open_runner, workers, gpus: see `on_ray.RayEngine`."""
 
     job: Job
     shards: tuple[int, ...]
     open_runner: OpenRunner
     store: Store
-    scorer: Path | None
     workers: int | None
     gpus: float
 
@@ -214,7 +213,7 @@ class _Actor:
         if self._maker is None:
             os.chdir(self._folder)
             task, runner = self._task, self._task.open_runner(SILENT)
-            self._maker = ShardMaker(task.job, runner, task.store, ThreadPoolExecutor(1), task.scorer)
+            self._maker = ShardMaker(task.job, runner, task.store, ThreadPoolExecutor(1))
         return self._maker
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 def bounded(default: float, least: float, most: float, description: str) -> float:
@@ -58,3 +59,18 @@ class Recipe:
     attempts: int = 4
     shard_size: int = 500
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How a plan becomes a data set.
+
+    formats, image, box: of `choices.DATA_FORMATS`, `IMAGE_KINDS` and `BOXES`. scorer: file of a model, see
+    `scorer.OnnxScorer`. append: add to what other plans made.
+    """
+
+    formats: tuple[str, ...] = ("coco",)
+    image: str = "png"
+    box: str = "tight"
+    scorer: Path | None = None
+    append: bool = False

@@ -24,6 +24,7 @@ from lostgan_serve.synthesize.filters import fingerprint, rejection
 from lostgan_serve.synthesize.formats import FORMATS, IMAGES, LabelledImage
 from lostgan_serve.synthesize.labelling import OUTPUTS, LabelledObject, labelled
 from lostgan_serve.synthesize.plan import Plan, PlanRow
+from lostgan_serve.synthesize.recipe import Choices
 from lostgan_serve.synthesize.scorer import OnnxScorer
 from lostgan_serve.synthesize.store import Store, write_json
 
@@ -45,16 +46,13 @@ def _encoded(image: Array, kind: str) -> bytes:
 class Job:
     """All that a shard depends on besides the model. It can be sent to other processes.
 
-    formats, image, box: of `choices.DATA_FORMATS`, `IMAGE_KINDS` and `BOXES`. first_image, first_shard: how many images
-    and shards earlier runs have planned for the data set.
+    first_image, first_shard: how many images and shards earlier runs have planned for the data set.
     """
 
     plan: Plan
-    formats: tuple[str, ...] = ("coco",)
-    image: str = "png"
-    box: str = "tight"
-    first_image: int = 0
-    first_shard: int = 0
+    choices: Choices
+    first_image: int
+    first_shard: int
 
     def shard_name(self, number: int) -> str:
         """The name of one of the plan's shards in the data set."""
@@ -80,11 +78,9 @@ class _Drawn:
 class ShardMaker:
     """Makes shards of a job, with a runner and a pool of threads for it."""
 
-    def __init__(
-        self, job: Job, runner: Runner, store: Store, pool: ThreadPoolExecutor, scorer: Path | None = None
-    ) -> None:
-        """scorer: file of a model, see `OnnxScorer`, for filters that need one."""
+    def __init__(self, job: Job, runner: Runner, store: Store, pool: ThreadPoolExecutor) -> None:
         self._job, self._runner, self._store, self._pool = job, runner, store, pool
+        scorer = job.choices.scorer
         self._scorer = None if scorer is None else OnnxScorer(scorer, runner.manifest.vocabulary)
 
     def make(self, number: int, made: Callable[[int], object]) -> Counter[str]:
@@ -93,17 +89,17 @@ class ShardMaker:
         made: is told how many more rows of the plan are done. Raises ModelError, ServerError and OutputError.
         """
         job, name = self._job, self._job.shard_name(number)
-        kinds = [FORMATS[kind] for kind in job.formats]
+        kinds = [FORMATS[kind] for kind in job.choices.formats]
         pieces = dict.fromkeys(piece.format(shard=name) for kind in kinds for piece in kind.pieces)
         with self._store.staged(name, [*pieces, job.part(number)]) as stage:
             folder = stage / IMAGES.format(shard=name)
             with writing(folder):
                 folder.mkdir(parents=True)
             counts: Counter[str] = Counter()
-            rows = job.plan.shard(number)
-            todo = [row for row in rows if row.refused is None]
-            counts.update(row.refused for row in rows if row.refused)
-            made(len(rows) - len(todo))
+            planned = job.plan.shard(number)
+            todo = [row for row in planned if row.refused is None]
+            counts.update(row.refused for row in planned if row.refused)
+            made(len(planned) - len(todo))
             kept = self._rounds(todo, folder, counts, made)
             images = [self._labelled(kept[index], name) for index in sorted(kept)]
             counts["images"] = len(images)
@@ -160,7 +156,7 @@ class ShardMaker:
             if reason is None:
                 file = self._file(row, folder)
                 with writing(file):
-                    file.write_bytes(_encoded(image, self._job.image))
+                    file.write_bytes(_encoded(image, self._job.choices.image))
             found.append(_Drawn(row, attempt, result.layout.seed, objects, reason, mark))
         return found
 
@@ -178,7 +174,7 @@ class ShardMaker:
         return None
 
     def _file(self, row: PlanRow, folder: Path) -> Path:
-        return folder / f"{self._job.first_image + row.index:08}.{self._job.image}"
+        return folder / f"{self._job.first_image + row.index:08}.{self._job.choices.image}"
 
     def _labelled(self, drawn: _Drawn, shard: str) -> LabelledImage:
         """The records of an image, whose ids are functions of its row."""
@@ -196,7 +192,7 @@ class ShardMaker:
             "attempt": drawn.attempt,
             "model": model_name(manifest),
         }
-        return LabelledImage(record, [_annotation(item, number, job.box, manifest) for item in drawn.objects])
+        return LabelledImage(record, [_annotation(item, number, job.choices.box, manifest) for item in drawn.objects])
 
 
 def model_name(manifest: Manifest) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import shutil
@@ -21,15 +20,15 @@ from PIL import Image
 from pycocotools import mask as coco  # type: ignore[import-untyped]
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
 
-from conftest import EXAMPLES, Cli, fails_in_one_line, run_cli
+from conftest import EXAMPLES, Cli, fails_in_one_line, run_cli, tree
 from lostgan_serve.contract import Tensors
 from lostgan_serve.errors import OutputError
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import generate
 from lostgan_serve.runners import Runner, open_runner
-from lostgan_serve.synthesize.making import Choices, synthesize
+from lostgan_serve.synthesize.making import synthesize
 from lostgan_serve.synthesize.plan import Plan
-from lostgan_serve.synthesize.recipe import Filters, Recipe
+from lostgan_serve.synthesize.recipe import Choices, Filters, Recipe
 from servers import until
 
 pytestmark = pytest.mark.slow
@@ -56,12 +55,6 @@ def made(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = synthesize(a_plan(runner), str(folder), runner, Choices(FORMATS))
     assert counts["images"] == 14
     return folder
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """The hash of each file."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def instances(folder: Path) -> dict[str, Any]:

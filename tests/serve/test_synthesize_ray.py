@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import EXAMPLES, Cli
+from conftest import EXAMPLES, Cli, tree
 from lostgan_serve.contract import Array, Tensors
 from lostgan_serve.errors import DeviceError, ModelError, OutputError, ServerError
 from lostgan_serve.layout import Layout
@@ -24,13 +24,13 @@ from lostgan_serve.progress import SILENT, Advance, Progress
 from lostgan_serve.runners import Runner, open_runner
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.synthesize.local import make_shards
-from lostgan_serve.synthesize.making import Choices, synthesize
+from lostgan_serve.synthesize.making import synthesize
 from lostgan_serve.synthesize.on_ray import RayEngine
 from lostgan_serve.synthesize.plan import Plan
 from lostgan_serve.synthesize.ray_driver import OpenRunner
-from lostgan_serve.synthesize.recipe import Recipe
+from lostgan_serve.synthesize.recipe import Choices, Recipe
 from lostgan_serve.triton.server import running_server
-from rays import cluster, tree, workers
+from rays import cluster, workers
 from servers import family, serving
 
 pytestmark = pytest.mark.slow

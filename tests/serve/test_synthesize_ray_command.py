@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import EXAMPLES, Cli, fails_in_one_line
-from rays import session, title, tree, workers
+from conftest import EXAMPLES, Cli, fails_in_one_line, tree
+from rays import session, title, workers
 from servers import children, until
 
 pytestmark = pytest.mark.slow

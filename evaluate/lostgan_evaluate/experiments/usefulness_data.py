@@ -15,9 +15,9 @@ from lostgan_evaluate.subjects import held_out_split
 from lostgan_serve.errors import EvaluationError
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.runners import Runner
-from lostgan_serve.synthesize.making import Choices, synthesize
+from lostgan_serve.synthesize.making import synthesize
 from lostgan_serve.synthesize.plan import Plan
-from lostgan_serve.synthesize.recipe import Recipe
+from lostgan_serve.synthesize.recipe import Choices, Recipe
 from lostgan_train.data import Example, Source, open_data
 from lostgan_train.states import key_of
 
