@@ -35,7 +35,8 @@ def callers(threads: int) -> int:
 
 def one_by_one(infer: Infer) -> Infer:
     """Have the layouts of a batch generated one at a time. On one core a batch of 8 takes 1.05 times as long together
-    (ONNX Runtime, ch 16, 128 px), and what a layout looks like would depend on the others in its last digit."""
+    (ONNX Runtime, ch 16, 128 px). On any number of cores, the last digits of a layout's masks would depend on the
+    layouts beside it, and with them, once in many thousand pixels, the object that owns a pixel."""
 
     def run(tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
         batch = len(tensors["labels"])

@@ -51,7 +51,7 @@ class OnnxRunner:
         infer = partial(_infer, path, session)
         self._cores = Cores(
             threads if on_cpu else 1,
-            one_by_one(infer) if on_cpu and threads == 1 else infer,
+            one_by_one(infer) if on_cpu else infer,
             lambda: partial(_infer, path, open_session(path, 1, chosen)),
         )
 

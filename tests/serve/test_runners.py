@@ -28,7 +28,7 @@ from lostgan_serve.layout import Layout
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, RUNNERS, Runner, open_runner
 from lostgan_serve.runners.cores import Cores, Infer, usable_cores
-from lostgan_serve.runners.onnxrt import TELEMETRY_OFF, OnnxRunner
+from lostgan_serve.runners.onnxrt import TELEMETRY_OFF, OnnxRunner, onnxruntime
 from lostgan_serve.runners.openvino import OpenVinoRunner, computes_bf16
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.triton.server import running_server
@@ -92,6 +92,25 @@ def test_a_batch_shared_out_among_cores_is_drawn_as_its_layouts_are(
     for row in range(len(EXAMPLES)):
         assert_agree(rows(found, row, row + 1), few.run(rows(tensors, row, row + 1), OUTPUT_NAMES))
     few.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_onnxruntime_never_computes_layouts_together_on_a_cpu(
+    threads: int, tiny_model: Path, tensors: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Matrix products of a batch add up in another order, so that a picture would depend on its neighbours."""
+    sizes: list[int] = []
+
+    class Watched(onnxruntime().InferenceSession):  # type: ignore[misc]
+        def run(self, names: Any, inputs: Tensors, *others: Any) -> Any:
+            sizes.append(len(inputs["labels"]))
+            return super().run(names, inputs, *others)
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", Watched)
+    runner = OnnxRunner(tiny_model, threads=threads)
+    runner.run(tensors, OUTPUT_NAMES)
+    runner.close()
+    assert sizes == [1] * len(EXAMPLES)
 
 
 def test_each_core_draws_layouts_of_its_own_and_all_draw_the_rest() -> None:
