@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from lostgan_serve import __version__
 from lostgan_serve.errors import OutputError
 from lostgan_serve.manifest import Manifest
+from lostgan_serve.model_folder import sha256
 from lostgan_serve.synthesize.formats import FORMATS, Whole
 from lostgan_serve.synthesize.plan import Plan
 from lostgan_serve.synthesize.recipe import Choices
@@ -25,8 +26,8 @@ RECORD = "dataset.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One plan in a data set. plan: its digest. images, shards: how many are planned. complete: whether all are there,
-    and merged. counts: images made, and rejections by reason."""
+    """One plan in a data set. plan: its digest. images, shards: how many are planned. scorer: SHA-256 of its file.
+    complete: whether all are there, and merged. counts: images made, and rejections by reason."""
 
     plan: str
     model: dict[str, Any]
@@ -37,6 +38,7 @@ class Run:
     box: str
     images: int
     shards: int
+    scorer: str | None = None
     complete: bool = False
     counts: dict[str, int] | None = None
 
@@ -75,12 +77,14 @@ class DataSet:
             choices.box,
             len(plan),
             plan.shards,
+            None if choices.scorer is None else sha256(choices.scorer),
         )
         runs = _runs(store)
         if runs is None:
             if names := store.names(""):
                 raise OutputError(f"{store}: holds other files ({min(names)}, ...); give an empty or a new --out")
             runs = []
+        runs = _begun(store, runs)
         for number, known in enumerate(runs):
             if known.same(run):
                 return cls(store, runs, number, plan, choices)
@@ -144,13 +148,19 @@ def _runs(store: Store) -> list[Run] | None:
         raise OutputError(f"{store}/{RECORD}: damaged ({error.error_count()} faults); choose another --out") from error
 
 
+def _begun(store: Store, runs: list[Run]) -> list[Run]:
+    """The runs but for a last one without any shard: it may have failed by its options, which bind nobody."""
+    there = len(store.names("parts"))
+    return runs if there > sum(run.shards for run in runs[:-1]) else runs[:-1]
+
+
 def _check_appended(store: Store, runs: list[Run], run: Run, *, append: bool) -> None:
     """Raise OutputError unless a run can go behind others."""
     last = runs[-1]
     if not append:
         differ = [
             name
-            for name in ("plan", "model", "formats", "image", "box", "version")
+            for name in ("plan", "model", "formats", "image", "box", "scorer", "version")
             if getattr(last, name) != getattr(run, name)
         ]
         raise OutputError(

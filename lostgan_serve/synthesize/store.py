@@ -41,9 +41,10 @@ class Store(Protocol):
         ...
 
     @contextmanager
-    def staged(self, name: str, publish: Sequence[str]) -> Iterator[Path]:
+    def staged(self, name: str, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
         """Yield an empty folder of this machine for new files of the data set. Once the block ends well, the files and
-        folders of `publish` take their places in this order, in place of what stood there. Raises OutputError."""
+        folders of `publish` take their places in this order, in place of what stood there. once: another process may
+        publish the same bytes; where the last of them is there already, nothing is touched. Raises OutputError."""
         ...
 
 
@@ -100,7 +101,7 @@ class Folder:
                     path.rmdir()
 
     @contextmanager
-    def staged(self, name: str, publish: Sequence[str]) -> Iterator[Path]:
+    def staged(self, name: str, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
         work = self.root / _STAGED / f"{name}-{secrets.token_hex(4)}"  # a lost worker of Ray may be at the same shard
         with writing(work):
             work.mkdir(parents=True)
@@ -108,10 +109,19 @@ class Folder:
             yield work
             with writing(self.root):
                 _sync(work)
-                for one in publish:
-                    _move(work / one, self.root / one)
+                with self._publishing():
+                    if not (once and (self.root / publish[-1]).exists()):
+                        for one in publish:
+                            _move(work / one, self.root / one)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    @contextmanager
+    def _publishing(self) -> Iterator[None]:
+        """Let one process at a time move files to their places. The kernel frees the lock where that process dies."""
+        with (self.root / _STAGED / "publishing").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 class RemoteStore:
@@ -150,7 +160,8 @@ class RemoteStore:
         yield
 
     @contextmanager
-    def staged(self, name: str, publish: Sequence[str]) -> Iterator[Path]:
+    def staged(self, name: str, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
+        # `once` needs nothing here: the same bytes are put over those that are there
         with tempfile.TemporaryDirectory(prefix=f"lostgan-{name}-") as folder:
             yield Path(folder)
             with writing(Path(self._url)):

@@ -29,6 +29,7 @@ from lostgan_serve.runners import Runner, open_runner
 from lostgan_serve.synthesize.making import synthesize
 from lostgan_serve.synthesize.plan import Plan
 from lostgan_serve.synthesize.recipe import Choices, Filters, Recipe
+from lostgan_serve.synthesize.store import open_store
 from servers import until
 
 pytestmark = pytest.mark.slow
@@ -206,6 +207,39 @@ def test_the_same_call_does_nothing_more_and_another_is_refused(made: Path, runn
     assert tree(made) == before
 
 
+def test_options_of_a_run_without_any_shard_bind_nobody(runner: Runner, tmp_path: Path) -> None:
+    folder = str(tmp_path / "set")
+    with pytest.raises(OutputError, match="gone"):
+        synthesize(a_plan(runner), folder, Broken(runner, 0))
+    synthesize(a_plan(runner, seed=1, shard_size=7), folder, runner, Choices(("yolo",)))
+    with pytest.raises(OutputError, match="gone"):
+        synthesize(a_plan(runner, seed=2), folder, Broken(runner, 0), Choices(("yolo",), append=True))
+    counts = synthesize(a_plan(runner, seed=3), folder, runner, Choices(("yolo",), append=True))
+    assert counts["images"] == 14
+    runs = json.loads((tmp_path / "set" / "dataset.json").read_text("utf-8"))
+    assert [run["seed"] for run in runs] == [1, 3]
+
+
+def test_two_processes_that_publish_a_shard_leave_the_first_one_s(tmp_path: Path) -> None:
+    """Ray may start a shard a second time where it takes a worker for lost."""
+    store = open_store(str(tmp_path / "set"))
+    with store.staged("00000", ["images/00000", "parts/00000.json"], once=True) as late:
+        for text in ("first", "again"):
+            with store.staged("00000", ["images/00000", "parts/00000.json"], once=True) as stage:
+                _write_shard(stage, text)
+        _write_shard(late, "late")
+        (tmp_path / "set" / "images" / "00000" / "more.txt").write_text("of the first", "utf-8")
+    found = {path.name: path.read_text("utf-8") for path in (tmp_path / "set").rglob("*") if path.is_file()}
+    assert found["00000.json"] == found["0.txt"] == "first"
+    assert found["more.txt"] == "of the first"
+
+
+def _write_shard(stage: Path, text: str) -> None:
+    for name in ("images/00000/0.txt", "parts/00000.json"):
+        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage / name).write_text(text, "utf-8")
+
+
 def test_files_of_others_are_left_alone(runner: Runner, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", "utf-8")
     with pytest.raises(OutputError, match=r"holds other files \(mine.txt"):
@@ -376,6 +410,8 @@ def test_a_classifier_and_a_detector_score_objects(runner: Runner, tmp_path: Pat
         counts = synthesize(plan, str(folder), runner, Choices(scorer=sees))
         assert [record["plan_row"] for record in instances(folder)["images"]] == kept
         assert counts["score"] == 2 * (2 - len(kept))
+    with pytest.raises(OutputError, match="its scorer differ"):
+        synthesize(plan, str(folder), runner, Choices(scorer=bright))
     plan = a_plan(runner, [whole_sky], per_layout=12, filters=Filters(score=0.9), attempts=1)
     synthesize(plan, str(tmp_path / "bright"), runner, Choices(scorer=bright))
     kept = [record["plan_row"] for record in instances(tmp_path / "bright")["images"]]
