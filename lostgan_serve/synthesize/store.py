@@ -161,12 +161,12 @@ class RemoteStore:
 
     @contextmanager
     def staged(self, name: str, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
-        # `once` needs nothing here: the same bytes are put over those that are there
         with tempfile.TemporaryDirectory(prefix=f"lostgan-{name}-") as folder:
             yield Path(folder)
             with writing(Path(self._url)):
-                for one in publish:
-                    self._put(Path(folder) / one, f"{self._root}/{one}")
+                if not (once and self._files.exists(f"{self._root}/{publish[-1]}")):
+                    for one in publish:
+                        self._put(Path(folder) / one, f"{self._root}/{one}")
 
     def _put(self, source: Path, target: str) -> None:
         files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
