@@ -21,7 +21,7 @@ import numpy as np
 
 from conftest import EXAMPLES, a_manifest
 from lostgan_serve.contract import Array, Tensors
-from lostgan_serve.editor.guard import HEADERS, Limits
+from lostgan_serve.editor.guard import HEADERS, EditorLimits
 from lostgan_serve.editor.running import edit
 from lostgan_serve.errors import ServerUnavailableError
 from lostgan_serve.progress import ConsoleProgress
@@ -198,7 +198,7 @@ def started(command: Sequence[str], folder: Path) -> Editing:
     return Editing(process, found[0], folder)
 
 
-def main(concurrency: int, limits: Limits) -> None:
+def main(concurrency: int, limits: EditorLimits) -> None:
     """Run the editor, and end at once as the command does."""
     try:
         edit(LabelRunner(concurrency), port=0, limits=limits, on_ready=print, progress=ConsoleProgress())
@@ -207,4 +207,4 @@ def main(concurrency: int, limits: Limits) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Limits(**json.loads(sys.argv[2])))
+    main(int(sys.argv[1]), EditorLimits(**json.loads(sys.argv[2])))

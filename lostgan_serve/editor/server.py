@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lostgan_serve.editor.answers import PAGE, Answer, Editor, Query, in_json, page_files
-from lostgan_serve.editor.guard import API, App, Guard, Limits, Receive, Site
+from lostgan_serve.editor.guard import API, EditorLimits, Guard, Site
 from lostgan_serve.errors import LayoutError, LostganError
 from lostgan_serve.progress import Progress
+from lostgan_serve.web.asgi import App, Receive
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -54,7 +55,7 @@ class Queue:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def application(editor: Editor, queue: Queue, site: Site, token: str, limits: Limits, progress: Progress) -> App:
+def application(editor: Editor, queue: Queue, site: Site, token: str, limits: EditorLimits, progress: Progress) -> App:
     """The server behind its guard. progress: is told of faults of its own."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException

@@ -1,0 +1,1 @@
+"""HTTP servers with limits, for the editor and for the gateway."""
