@@ -11,12 +11,14 @@ import click
 
 from lostgan_serve.choices import GRPC_PORT, HTTP_PORT, METRICS_PORT
 from lostgan_serve.commands.options import GroupedCommand, grouped
-from lostgan_serve.triton.addresses import LOOPBACK
+from lostgan_serve.errors import LostganError
+from lostgan_serve.triton.addresses import ALL, LOOPBACK
 
 if TYPE_CHECKING:
     from lostgan_serve.triton.server import Endpoints
 
-_models, _addresses = grouped("Models"), grouped("Addresses")
+_models, _addresses, _network = grouped("Models"), grouped("Addresses"), grouped("Network")
+_file = click.Path(path_type=Path, readable=False)  # what reads it says so better
 
 
 def _port(option: str, default: int, purpose: str) -> Callable[[Any], Any]:
@@ -39,34 +41,77 @@ def _port(option: str, default: int, purpose: str) -> Callable[[Any], Any]:
 )
 @_addresses(
     "--host",
-    default=LOOPBACK,
-    show_default=True,
-    help="Address or name of this machine to listen at; 0.0.0.0 for all of its addresses.",
+    help=f"Address or name of this machine to listen at; 0.0.0.0 for all of its addresses.  [default: {LOOPBACK}]",
 )
 @_port("--http-port", HTTP_PORT, "HTTP")
 @_port("--grpc-port", GRPC_PORT, "gRPC")
 @_port("--metrics-port", METRICS_PORT, "Prometheus's requests for metrics")
+@_network(
+    "--public",
+    is_flag=True,
+    help="Listen at all addresses of this machine. It needs a certificate, or --without-tls.",
+)
+@_network("--tls-cert", type=_file, metavar="FILE", help="Certificate in PEM, with which all ports are encrypted.")
+@_network("--tls-key", type=_file, metavar="FILE", help="Its key in PEM; by default in the same file.")
+@_network(
+    "--without-tls",
+    is_flag=True,
+    help="With --public: serve without encryption; others on the network can read and change what is sent.",
+)
+@_network(
+    "--direct",
+    is_flag=True,
+    help="Let tritonserver itself face the network, without the gateway's limits, where a proxy stands before it.",
+)
 @click.option("--verbose", is_flag=True, help="Show every line of the server's log.")
-def serve(repository: Path, http_port: int, grpc_port: int, metrics_port: int, host: str, verbose: bool) -> None:
-    """Serve every exported model with Triton, on this machine only unless --host says otherwise.
+def serve(
+    repository: Path,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    host: str | None,
+    public: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    without_tls: bool,
+    direct: bool,
+    verbose: bool,
+) -> None:
+    """Serve every exported model with Triton, on this machine only unless --host or --public says otherwise.
 
-    Where the process of a model dies, the server is started again, up to three times in five minutes.
+    A gateway with limits stands before tritonserver. Where a process dies or stops, or a model gives no answers or
+    wrong ones, the server is started again, up to three times in five minutes.
 
     \b
     Examples:
       lostgan-serve serve
       lostgan-serve serve --repository demo_out/triton_repo --http-port 0 --grpc-port 0 --metrics-port 0
+      lostgan-serve serve --public --tls-cert server.pem --tls-key server.key
     """
     from lostgan_serve.progress import ConsoleProgress
+    from lostgan_serve.runners.triton.tls import Certificates
+    from lostgan_serve.triton.exposure import Exposure
     from lostgan_serve.triton.server import serve as run
 
-    ports = (http_port, grpc_port, metrics_port)
-    sys.exit(run(repository, *ports, host, on_ready=_print, progress=ConsoleProgress(), verbose=verbose))
+    if public and host:
+        raise LostganError("--public: it stands for --host 0.0.0.0; leave one of them out")
+    if without_tls and not public:
+        raise LostganError("--without-tls: it goes with --public")
+    if public and not (tls_cert or without_tls):
+        raise LostganError("--public: give --tls-cert, or say --without-tls")
+    exposure = Exposure(
+        host or (ALL if public else LOOPBACK),
+        (http_port, grpc_port, metrics_port),
+        Certificates(cert=tls_cert, key=tls_key),
+        direct,
+    )
+    sys.exit(run(repository, exposure, on_ready=_print, progress=ConsoleProgress(), verbose=verbose))
 
 
 def _print(endpoints: Endpoints) -> None:
-    click.echo(f"HTTP     http://{endpoints.http}")
-    click.echo(f"gRPC     {endpoints.grpc}")
-    click.echo(f"metrics  http://{endpoints.metrics}/metrics")
+    scheme = "https" if endpoints.tls else "http"
+    click.echo(f"HTTP     {scheme}://{endpoints.http}")
+    click.echo(f"gRPC     {'grpcs://' if endpoints.tls else ''}{endpoints.grpc}")
+    click.echo(f"metrics  {scheme}://{endpoints.metrics}/metrics")
     click.echo(f"models   {', '.join(endpoints.models)}")
     click.echo("Ctrl-C stops the server.")

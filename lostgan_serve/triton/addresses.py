@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lostgan_serve.errors import ServerError
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK, ALL = "127.0.0.1", "0.0.0.0"
 
 _REACH_S = 5.0
 
@@ -43,7 +43,7 @@ class Addresses:
         return [
             f"--http-address={web_ip}",
             f"--http-port={self.http_port}",
-            f"--grpc-address={_bracketed(self.ip)}",
+            f"--grpc-address={bracketed(self.ip)}",
             f"--grpc-port={self.grpc_port}",
             f"--metrics-address={web_ip}",
             f"--metrics-port={self.metrics_port}",
@@ -73,7 +73,7 @@ def find_addresses(host: str, http_port: int, grpc_port: int, metrics_port: int)
 
 def endpoint(ip: str, port: int) -> str:
     """`host:port`, as URLs have it, under which this machine reaches a server that listens at an address."""
-    return f"{_bracketed(_reached(ip))}:{port}"
+    return f"{bracketed(_reached(ip))}:{port}"
 
 
 def resolve(host: str) -> str:
@@ -124,7 +124,8 @@ def _reached(ip: str) -> str:
     return LOOPBACK if address.version == 4 else "::1"
 
 
-def _bracketed(ip: str) -> str:
+def bracketed(ip: str) -> str:
+    """An address as it stands before a colon and a port."""
     return f"[{ip}]" if _is_ipv6(ip) else ip
 
 

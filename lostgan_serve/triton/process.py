@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lostgan_serve.errors import ServerError
+from lostgan_serve.errors import ServerError, require
+from lostgan_serve.manifest import Manifest
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners.onnxrt import TELEMETRY_OFF
 from lostgan_serve.triton.addresses import Addresses
+from lostgan_serve.triton.exposure import Exposure
+from lostgan_serve.triton.gateway.backend import SERVICE
+from lostgan_serve.triton.gateway.settings import Sockets
 from lostgan_serve.triton.installation import Installation
+from lostgan_serve.triton.launcher import launched
 from lostgan_serve.triton.server_folder import ServerFolder
 from lostgan_serve.triton.server_log import ServerLog
 from lostgan_serve.triton.watch import FaultWatch, StallWatch
@@ -28,17 +31,8 @@ ADMIN_HEADER = "lostgan-serve-admin-key"
 _STOP_S = 40.0  # tritonserver itself gives requests in flight 30 s
 _POLL_S = 0.1
 _HEALTH_S = 5.0
-
-# Execs its arguments as a process that is sent SIGTERM when this one is gone, however it went, and that may have as
-# many connections as the system allows. A preexec_fn would fork this process instead, and gRPC's threads with it.
-_LAUNCHER = """\
-import ctypes, os, resource, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
-if os.getppid() != int(sys.argv[1]): sys.exit(1)
-hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-os.execv(sys.argv[2], sys.argv[2:])
-"""
+_READY = SERVICE + "ServerReady"
+_PAUSES = ("initial", "min", "max")
 
 
 class StopRequest:
@@ -53,14 +47,19 @@ class FaultError(ServerError):
 
 @dataclass(frozen=True)
 class Launch:
-    """All that a start of a server takes. A second start with the same takes the place of the first."""
+    """All that a start of a server takes. A second start with the same takes the place of the first.
+
+    manifests: of the models, by name. exposure: where it is direct, tritonserver itself listens at the addresses, and
+    its admin APIs need the key. Otherwise it listens at Unix sockets in its folder, which nobody else may enter.
+    """
 
     repository: Path
-    models: tuple[str, ...]
+    manifests: Mapping[str, Manifest]
     addresses: Addresses
     admin_key: str
     installation: Installation
     folder: ServerFolder
+    exposure: Exposure
 
     def command(self) -> list[str]:
         """The command line of tritonserver."""
@@ -69,12 +68,24 @@ class Launch:
             *self.installation.options,
             f"--model-repository={self.link}",
             "--model-control-mode=explicit",  # a model that is configured but not exported is no error
-            *(f"--load-model={name}" for name in self.models),
-            *self.addresses.options(),
-            f"--http-restricted-api={ADMIN_APIS}:{ADMIN_HEADER}={self.admin_key}",
-            f"--grpc-restricted-protocol={ADMIN_APIS}:{ADMIN_HEADER}={self.admin_key}",
+            *(f"--load-model={name}" for name in self.manifests),
+            *(self._public() if self.exposure.direct else self.sockets.options()),
             f"--backend-config=python,shm-region-prefix-name={self.folder.segment_prefix}",
         ]
+
+    def _public(self) -> list[str]:
+        key = f"{ADMIN_APIS}:{ADMIN_HEADER}={self.admin_key}"
+        return [*self.addresses.options(), f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"]
+
+    @property
+    def sockets(self) -> Sockets:
+        """Where tritonserver listens unless it is exposed directly."""
+        return Sockets(self.folder.path)
+
+    @property
+    def target(self) -> str:
+        """Where tritonserver answers gRPC, as its channels name it."""
+        return self.addresses.endpoint(self.addresses.grpc_port) if self.exposure.direct else self.sockets.grpc
 
     @property
     def link(self) -> Path:
@@ -89,16 +100,14 @@ class TritonProcess:
         self._launch, self._progress, self._verbose = launch, progress, verbose
 
     def __enter__(self) -> TritonProcess:
-        self._process = subprocess.Popen(
-            [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *self._launch.command()],
+        # a proxy of the environment would be asked for this machine, too
+        settings = [("grpc.enable_http_proxy", 0), *((f"grpc.{name}_reconnect_backoff_ms", 100) for name in _PAUSES)]
+        self._channel = require("grpc", "server").insecure_channel(self._launch.target, settings)
+        self._launch.sockets.clear()
+        self._process = launched(
+            self._launch.command(),
             env=os.environ | dict([TELEMETRY_OFF]) | self._launch.installation.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us alone; and all its children can be ended together
             pass_fds=(self._launch.folder.lock,),
-            encoding="utf-8",
-            errors="replace",
         )
         assert self._process.stdout is not None
         names = [(str(self._launch.link), str(self._launch.repository))]
@@ -107,6 +116,7 @@ class TritonProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._channel.close()
         self._stop()
 
     @property
@@ -133,13 +143,14 @@ class TritonProcess:
         self._log.release()
         return True
 
-    def wait(self, stop: StopRequest) -> int:
+    def wait(self, stop: StopRequest, check: Callable[[], str | None]) -> int:
         """Wait until the server ends, or is asked to. Returns its exit code, 0 where it was asked, and 128 + n where
-        signal n ended it. Raises FaultError where it goes on and does not work."""
+        signal n ended it. Raises FaultError where it goes on and does not work. check: describes a fault that others
+        see."""
         while not stop.asked:
             if (code := self._process.poll()) is not None:
                 return self._told_end(code)
-            if fault := self._watch.fault():
+            if fault := self._watch.fault() or check():
                 raise FaultError(fault)
             time.sleep(_POLL_S)
         return 0
@@ -155,15 +166,11 @@ class TritonProcess:
 
     def _is_ready(self) -> bool:
         # the server begins to listen when all of its models are loaded and warm
-        addresses = self._launch.addresses
-        connection = http.client.HTTPConnection(addresses.host, addresses.http_port, timeout=_HEALTH_S)  # no proxy
         try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == http.client.OK
-        except (http.client.HTTPException, OSError):
+            answer = self._channel.unary_unary(_READY)(b"", timeout=_HEALTH_S)
+        except require("grpc", "server").RpcError:
             return False
-        finally:
-            connection.close()
+        return bool(answer == b"\x08\x01")  # its one field is true
 
     def _stop(self) -> None:
         """Let the server finish what it has begun. One that does not work is ended at once: it would wait in vain."""
