@@ -35,6 +35,20 @@ NO_OBJECT = 255
 MAX_SLOTS = 254
 """The most slots that an 8-bit `object_map` can tell apart besides `NO_OBJECT`."""
 
+MAX_LABELS = 10_000
+"""The most labels of a vocabulary: fifty times Visual Genome's."""
+
+MAX_BATCH = 1024
+"""The largest batch a model is made for. Its inputs and outputs at 512 px and 254 slots take 64 GiB."""
+
+MAX_CODE = 16.0
+"""The largest element of a style code, of either sign. Codes are standard normals, truncated at 8 at most; of a linear
+mix of two nothing is larger, and of a spherical one nothing is more than twice as large unless they are over 120
+degrees apart. Beyond it pictures turn into noise, and from 10^6 on values overflow and pictures are black."""
+
+MAX_COORDINATE = 1000.0
+"""The largest number in a box, of either sign, in units of the canvas. Boxes of layouts lie inside it."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -74,6 +88,34 @@ def empty_batch(batch: int, slots: int) -> dict[str, Array]:
     tensors = {spec.name: np.zeros((batch, *spec.dims), spec.dtype) for spec in input_specs(slots)}
     tensors["boxes"][:] = PAD_BOX
     return tensors
+
+
+def fault(tensors: Tensors, slots: int, labels: int) -> str | None:
+    """Say why a batch is not one that a model with `slots` object slots and `labels` labels can generate; None where it
+    is. The reason names the tensor and its bound."""
+    sizes = {name: len(tensors[name]) if tensors[name].ndim else 0 for name in INPUT_NAMES}
+    for spec in input_specs(slots):
+        found = tensors[spec.name]
+        if found.dtype != spec.dtype or found.shape[1:] != spec.dims:
+            return f"{spec.name}: {found.dtype} {found.shape[1:]} a layout, not {spec.dtype} {spec.dims}"
+    if len(set(sizes.values())) > 1 or not all(sizes.values()):
+        return f"{', '.join(f'{name} {size}' for name, size in sizes.items())}: give all the same number of layouts"
+    return _fault_of_values(tensors, labels)
+
+
+def _fault_of_values(tensors: Tensors, labels: int) -> str | None:
+    ids, boxes = tensors["labels"], tensors["boxes"]
+    if ids.min() < 0 or ids.max() >= labels:
+        return f"labels: ids must be 0 to {labels - 1}, not {ids.min()} to {ids.max()}"
+    for name, bound in (("boxes", MAX_COORDINATE), ("z_obj", MAX_CODE), ("z_img", MAX_CODE)):
+        largest = np.abs(tensors[name]).max()
+        if not np.isfinite(largest):
+            return f"{name}: holds a value that is not finite"
+        if largest > bound:
+            return f"{name}: values must be from {-bound:g} to {bound:g}, and one is {largest:g} from 0"
+    if boxes[..., 2:].min() <= 0:
+        return f"boxes: width and height must be above 0, also in empty slots (their box is {PAD_BOX})"
+    return None
 
 
 def rows(tensors: Tensors, start: int, stop: int) -> dict[str, Array]:

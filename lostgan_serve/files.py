@@ -1,21 +1,29 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Files that are either whole or not there: written under a temporary name, then renamed.
+
+What is written is locked until then. The kernel frees the lock of a process that is killed, so that the next process
+which writes to that folder knows what was left behind, and deletes it.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lostgan_serve.errors import InputError, OutputError
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}")
 _ABANDONED_S = 3600
+_CHUNK_BYTES = 1 << 20
+
+_swept: set[Path] = set()  # folders, by this process
 
 
 @contextmanager
@@ -63,14 +71,36 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError(f"{name}: cannot be read ({error.strerror or error}); mend the path or its rights") from error
 
 
+def read_file(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a file that has no more than `most_bytes`. Raises InputError, before more is in memory."""
+    with reading(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        parts = [file.read(size)] if size <= most_bytes else []
+        while size <= most_bytes and (part := file.read(_CHUNK_BYTES)):  # of a pipe, say, which has no size
+            parts.append(part)
+            size += len(part)
+    if size > most_bytes:
+        raise InputError(f"{path}: is larger than {most_bytes / 2**20:,.0f} MiB, the most that such a file has")
+    return b"".join(parts)
+
+
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all, making its folder where needed. Raises OutputError."""
-    temporary = _temporary(path.parent)
+    """Write `data` to `path` whole or not at all, making its folder where needed. Raises OutputError.
+
+    The first time that a process writes to a folder it deletes what killed processes left there.
+    """
+    folder = path.parent
+    temporary = _temporary(folder)
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder not in _swept:
+            _swept.add(folder)
+            sweep(folder)
         try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            temporary.touch(exist_ok=False)
+            with _in_use(temporary):
+                temporary.write_bytes(data)
+                temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -82,7 +112,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     What stood at `path` when the block began is moved aside first and deleted afterwards; what another process put
     there meanwhile is left alone, and is an error. Where anything fails nothing changes and nothing is left behind.
-    What killed processes left beside `path` more than an hour ago is deleted. Raises OutputError.
+    What killed processes left beside `path` is deleted. Raises OutputError.
     """
     with writing(path):
         replaces = path.exists()
@@ -93,18 +123,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         work.mkdir(mode=0o700)
     fresh, old = work / "new", work / "old"
     try:
-        with writing(path):
-            fresh.mkdir()
-        yield fresh
-        with writing(path):
-            if replaces:
-                path.rename(old)
-            try:
-                fresh.rename(path)  # fails where there is anything but an empty folder
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-                raise OutputError(f"{path}: another process has made it meanwhile; run the command again") from error
+        with _in_use(work):
+            with writing(path):
+                fresh.mkdir()
+            yield fresh
+            with writing(path):
+                if replaces:
+                    path.rename(old)
+                _rename_to_vacant(fresh, path)
     finally:
         if old.exists() and not path.exists():
             with writing(path):
@@ -115,19 +141,59 @@ def new_folder(path: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
+def _rename_to_vacant(folder: Path, path: Path) -> None:
+    try:
+        folder.rename(path)  # fails where there is anything but an empty folder
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise OutputError(f"{path}: another process has made it meanwhile; run the command again") from error
+
+
 def sweep(folder: Path) -> None:
-    """Delete the temporary files and folders that killed processes left in `folder` more than an hour ago, but for the
-    only copy of an old folder."""
+    """Delete the temporary files and folders that killed processes left in `folder`, but for the only copy of an old
+    folder. Where the file system has no locks, those of the last hour are left, too."""
     for left in folder.glob(".tmp-*"):
         with suppress(OSError):
-            if not _TEMPORARY.fullmatch(left.name):
-                continue
-            if time.time() - left.stat().st_mtime < _ABANDONED_S or (left / "old").exists():
+            if not _TEMPORARY.fullmatch(left.name) or (left / "old").exists() or not _is_abandoned(left):
                 continue
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink()
+
+
+@contextmanager
+def _in_use(path: Path) -> Iterator[None]:
+    """Lock a temporary file or folder while the block runs, where the file system can."""
+    with ExitStack() as stack:
+        with suppress(OSError, ImportError):
+            stack.callback(os.close, lock := os.open(path, os.O_RDONLY))
+            _lock(lock, exclusive=False)
+        yield
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether no process is writing a temporary file or folder. One that is new and empty may not be locked yet."""
+    is_young = time.time() - path.stat().st_mtime < _ABANDONED_S
+    is_empty = not any(path.iterdir()) if path.is_dir() else not path.stat().st_size
+    with ExitStack() as stack:
+        try:
+            stack.callback(os.close, lock := os.open(path, os.O_RDONLY))
+            _lock(lock, exclusive=True)
+        except BlockingIOError:
+            return False
+        except (OSError, ImportError):
+            return not is_young
+    return not (is_young and is_empty)
+
+
+def _lock(descriptor: int, *, exclusive: bool) -> None:
+    """Raises BlockingIOError where it is locked already, OSError where the file system has no locks, and ImportError
+    where the operating system has none."""
+    import fcntl
+
+    fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
 
 
 def _temporary(folder: Path) -> Path:

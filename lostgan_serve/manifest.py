@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lostgan_serve.contract import MAX_SLOTS, RESOLUTIONS
+from lostgan_serve.contract import MAX_BATCH, MAX_LABELS, MAX_SLOTS, RESOLUTIONS
 from lostgan_serve.errors import ModelError, VocabularyError
 from lostgan_serve.vocabulary import Vocabulary
 
 METADATA_KEY = "lostgan_serve.manifest"
 """Key of the manifest, as JSON, in an ONNX file's metadata_props."""
 
+MAX_MANIFEST_BYTES = 16 << 20
+"""The most bytes of a manifest: `contract.MAX_LABELS` long labels."""
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
@@ -58,7 +60,7 @@ class Manifest(BaseModel):
     variant: str
     resolution: int
     slots: int = Field(ge=1, le=MAX_SLOTS)
-    max_batch: int = Field(ge=1)
+    max_batch: int = Field(ge=1, le=MAX_BATCH)
     vocabulary: Vocabulary
     precision: Precision = "fp32"
     mask_stages: int | None = Field(default=None, ge=0)
@@ -74,6 +76,15 @@ class Manifest(BaseModel):
     def _known_resolution(cls, value: int) -> int:
         if value not in RESOLUTIONS:
             raise ValueError(f"resolution must be one of {RESOLUTIONS}")
+        return value
+
+    @field_validator("vocabulary", mode="before")
+    @classmethod
+    def _not_too_many_labels(cls, value: Any) -> Any:
+        """Count them before they are compared with one another."""
+        labels = value.get("labels") if isinstance(value, dict) else None
+        if isinstance(labels, list | tuple) and len(labels) > MAX_LABELS:
+            raise ValueError(f"a vocabulary has {MAX_LABELS} labels at most")
         return value
 
     @property
@@ -124,7 +135,7 @@ class Manifest(BaseModel):
     def _checked(source: str, build: Any) -> Manifest:
         try:
             return build()  # type: ignore[no-any-return]
-        except (ValidationError, ValueError, KeyError, TypeError, VocabularyError) as error:
+        except (ValidationError, ValueError, KeyError, TypeError, RecursionError, VocabularyError) as error:
             raise ModelError(
                 f"{source}: not a lostgan-serve model ({type(error).__name__}); make one with: lostgan-serve export"
             ) from error

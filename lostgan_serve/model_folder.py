@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lostgan_serve.errors import ModelError
-from lostgan_serve.files import new_folder, reading, write_file
-from lostgan_serve.manifest import Manifest
+from lostgan_serve.files import new_folder, read_file, reading, write_file
+from lostgan_serve.manifest import MAX_MANIFEST_BYTES, METADATA_KEY, Manifest
+from lostgan_serve.onnx_file import MAX_BYTES, read_metadata
 
 ONNX_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
@@ -85,32 +86,48 @@ class ModelVersion:
         with reading(self.manifest_file):
             if not self.manifest_file.is_file():
                 raise ModelError(f"{self.manifest_file}: no such file; make a model with: lostgan-serve export")
-            return Manifest.from_json(self.manifest_file.read_bytes(), str(self.manifest_file))
+        data = read_file(self.manifest_file, MAX_MANIFEST_BYTES)
+        return Manifest.from_json(data, str(self.manifest_file))
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write the manifest beside the ONNX file, with that file's hash. Raises OutputError."""
         sealed = manifest.model_copy(update={"onnx_sha256": sha256(self.onnx)})
         write_file(self.manifest_file, sealed.to_json().encode())
 
+    def is_sealed(self) -> bool:
+        """Whether a manifest with the ONNX file's hash lies beside it. Raises ModelError and InputError."""
+        return (beside := self._manifest_beside()) is not None and beside.onnx_sha256 is not None
+
     def check(self) -> None:
-        """Raise ModelError unless the ONNX file is there and is the one that export made, and InputError where it
-        cannot be read.
+        """Raise ModelError unless the ONNX file is there, is the one that export made, and may be loaded, and
+        InputError where it cannot be read.
 
         Damage that leaves a graph that loads, such as a flipped bit of a weight, is found by the hash in the manifest.
-        Manifests of older exports have none, and an ONNX file by itself has no manifest beside it: both are taken as
-        they are.
+        Manifests of older exports have none, and an ONNX file by itself has no manifest beside it: of both, weights
+        that are not finite are found, and all that `onnx_file` refuses. A manifest that was edited is told from the one
+        in the file's metadata.
         """
         with reading(self.onnx):
             if not self.onnx.is_file():
                 raise ModelError(f"{self.onnx}: no such model; make one with: lostgan-serve export")
-            found = sha256(self.onnx)
-            sealed = self.onnx.name == ONNX_FILE and self.manifest_file.is_file()
-        expected = self.manifest().onnx_sha256 if sealed else None
-        if expected not in (None, found):
+        data, beside = read_file(self.onnx, MAX_BYTES), self._manifest_beside()
+        if beside is not None and beside.onnx_sha256 not in (None, hashlib.sha256(data).hexdigest()):
             raise ModelError(
                 f"{self.onnx}: is not the file that export made (its sha256 differs from the manifest's); "
                 "export it again"
             )
+        own = Manifest.from_json(read_metadata(data, self.onnx).get(METADATA_KEY, ""), str(self.onnx))
+        if beside is not None and beside.model_copy(update={"onnx_sha256": None}) != own:
+            raise ModelError(
+                f"{self.manifest_file}: differs from the manifest within {self.onnx.name}: it was edited, or is another "
+                "model's; export it again"
+            )
+
+    def _manifest_beside(self) -> Manifest | None:
+        """The manifest of a file that lies where export puts it; None where it lies elsewhere, or has none."""
+        with reading(self.manifest_file):
+            is_there = self.onnx.name == ONNX_FILE and self.manifest_file.is_file()
+        return self.manifest() if is_there else None
 
 
 @dataclass(frozen=True)

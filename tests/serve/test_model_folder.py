@@ -16,7 +16,7 @@ import pytest
 
 from conftest import EXAMPLES, a_manifest, fails_in_one_line, run_cli
 from lostgan_serve.errors import InputError, ModelError, OutputError
-from lostgan_serve.manifest import Manifest
+from lostgan_serve.manifest import METADATA_KEY, Manifest
 from lostgan_serve.model_folder import ModelFolder, ModelVersion, exported_models, find_version
 from lostgan_serve.triton.configuration import write_configuration
 
@@ -27,7 +27,17 @@ HARMLESS = ["1 copy", "01", "0002", "v2", "-5", "tests", ".tmp-2"]
 """Names of folders that Triton passes over, or takes for a version that is not the newest."""
 
 
-def publish(repository: Path, name: str = "lostgan_512", *, replace: bool = False, data: bytes = b"onnx") -> None:
+def onnx_bytes() -> bytes:
+    """The smallest ONNX file that is a model of that manifest."""
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "none", [], []))
+    onnx.helper.set_model_props(model, {METADATA_KEY: a_manifest().to_json()})
+    return model.SerializeToString()
+
+
+ONNX_BYTES = onnx_bytes()
+
+
+def publish(repository: Path, name: str = "lostgan_512", *, replace: bool = False, data: bytes = ONNX_BYTES) -> None:
     with ModelFolder(repository / name).new_version(replace=replace) as version:
         assert not list(version.onnx.parent.iterdir())
         version.onnx.write_bytes(data)
