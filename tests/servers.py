@@ -30,7 +30,7 @@ from lostgan_serve.progress import ConsoleProgress
 from lostgan_serve.triton.server import serve
 print("starting")
 ready = lambda endpoints: print("ready", endpoints.http, endpoints.grpc, endpoints.metrics)
-sys.exit(serve(Path(sys.argv[1]), 0, 0, 0, on_ready=ready, progress=ConsoleProgress()))
+sys.exit(serve(Path(sys.argv[1]), on_ready=ready, progress=ConsoleProgress()))
 """
 
 
@@ -67,10 +67,16 @@ def children(pid: int) -> list[int]:
 
 def family(pid: int) -> tuple[int, list[int]]:
     """The pids of a serving process's tritonserver and of its stubs."""
-    (tritonserver,) = children(pid)
+    (tritonserver,) = (child for child in children(pid) if child != gateway(pid))
     stubs = children(tritonserver)
     assert stubs
     return tritonserver, stubs
+
+
+def gateway(pid: int) -> int:
+    """The pid of a serving process's gateway."""
+    (found,) = (each for each in children(pid) if b"gateway" in Path(f"/proc/{each}/cmdline").read_bytes())
+    return found
 
 
 def alive(pid: int) -> bool:
@@ -99,10 +105,11 @@ def until(condition: Callable[[], bool], within_s: float = 20) -> None:
 def leaves_nothing(process: subprocess.Popen[str]) -> Iterator[int]:
     """Yields the pid of tritonserver; whatever the block does to it, nothing may be left of it 20 s later."""
     tritonserver, stubs = family(process.pid)
+    processes = (process.pid, gateway(process.pid), tritonserver, *stubs)
     assert shared_memory(process.pid)
     try:
         yield tritonserver
-        until(lambda: not any(map(alive, (process.pid, tritonserver, *stubs))) and not shared_memory(process.pid))
+        until(lambda: not any(map(alive, processes)) and not shared_memory(process.pid))
     finally:
         process.kill()
 

@@ -144,9 +144,8 @@ class TritonProcess:
         return True
 
     def wait(self, stop: StopRequest, check: Callable[[], str | None]) -> int:
-        """Wait until the server ends, or is asked to. Returns its exit code, 0 where it was asked, and 128 + n where
-        signal n ended it. Raises FaultError where it goes on and does not work. check: describes a fault that others
-        see."""
+        """Wait until the server ends, or is asked to. Returns its exit code, 0 where it was asked. Raises FaultError where
+        a signal ended it, or where it goes on and does not work. check: describes a fault that others see."""
         while not stop.asked:
             if (code := self._process.poll()) is not None:
                 return self._told_end(code)
@@ -156,10 +155,10 @@ class TritonProcess:
         return 0
 
     def _told_end(self, code: int) -> int:
+        """The exit code of a server that ended. Raises FaultError where a signal ended it."""
         if code < 0:
             hint = "; the kernel does that when memory runs out" if -code == signal.SIGKILL else ""
-            self._progress.note(f"tritonserver was ended by {signal.Signals(-code).name}{hint}")
-            return 128 - code
+            raise FaultError(f"tritonserver was ended by {signal.Signals(-code).name}{hint}")
         reason = f": {self._log.reason()}" if code else ""  # one that another process asked to stop has none
         self._progress.note(f"tritonserver ended with exit code {code}{reason}")
         return code

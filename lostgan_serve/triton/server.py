@@ -83,8 +83,8 @@ def serve(
     server warns of; with verbose, of every line of its log. A server with a dead or stopped process, or a model that
     gives no answers or wrong ones, is started again, at the same addresses.
 
-    Returns the server's exit code: 0 after a clean stop, 128 + n where signal n ended it. Raises what `running_server`
-    does, and ServerError where the server had to be started again too often.
+    Returns the server's exit code, 0 after a clean stop. Raises what `running_server` does, and ServerError where the
+    server had to be started again too often.
     """
     faults = _Faults()
     with _stopped_by_signals() as stop, _prepared(repository, exposure, progress) as (launch, door):

@@ -28,6 +28,7 @@ from lostgan_serve.errors import ModelError, RequestError, ServerError, ServerUn
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import ServerAddress, TritonRunner
+from lostgan_serve.triton.exposure import Exposure
 from lostgan_serve.triton.server import Endpoints, running_server
 from relays import Answers, Relay, answer, listening
 from servers import assert_answers, layouts
@@ -178,7 +179,7 @@ def test_restart(tiny_repository: Path, local: OnnxRunner, tmp_path: Path) -> No
     with ThreadPoolExecutor(4) as pool:
         with running_server(tiny_repository) as first:
             http_port, grpc_port = (int(netloc.rpartition(":")[2]) for netloc in (first.http, first.grpc))
-            again = partial(running_server, http_port=http_port, grpc_port=grpc_port)
+            again = partial(running_server, exposure=Exposure(ports=(http_port, grpc_port, 0)))
             runners = {
                 protocol: TritonRunner(f"{protocol}://{getattr(first, protocol)}", progress=told[protocol])
                 for protocol in PROTOCOLS

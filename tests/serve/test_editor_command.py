@@ -18,6 +18,7 @@ from editing import COAST, EDIT, QUICK, STUCK, Editing, Reply, a_layout, editing
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import generate
 from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.triton.exposure import Exposure
 from lostgan_serve.triton.server import running_server
 from servers import until
 
@@ -143,8 +144,8 @@ class TestTheCommand:
             assert image().status == 502
             assert time.monotonic() - began < 5
             assert "no server is ready" in image().error
-            http_port, grpc_port = (int(each.rpartition(":")[2]) for each in (server.http, server.grpc))
-            with running_server(tiny_repository, http_port=http_port, grpc_port=grpc_port):
+            grpc_port = int(server.grpc.rpartition(":")[2])
+            with running_server(tiny_repository, Exposure(ports=(0, grpc_port, 0))):
                 until(lambda: image().body == expected)
 
     def test_ctrl_c_ends_it_at_once(self, tmp_path: Path) -> None:

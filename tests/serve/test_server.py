@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from conftest import Cli, fails_in_one_line
 from lostgan_serve.errors import MissingExtraError, ServerError
+from lostgan_serve.triton.exposure import Exposure
 from lostgan_serve.triton.process import ADMIN_HEADER
 from lostgan_serve.triton.server import Endpoints, running_server
 from servers import MODEL, alive, family, leaves_nothing, serving, shared_memory, starting
@@ -32,7 +33,12 @@ def server(tiny_repository: Path) -> Iterator[Endpoints]:
         yield endpoints
 
 
-def test_admin_apis_are_locked(server: Endpoints) -> None:
+def test_admin_apis_of_a_direct_server_are_locked(tiny_repository: Path) -> None:
+    with running_server(tiny_repository, Exposure(direct=True)) as server:
+        _admin_apis_are_locked(server)
+
+
+def _admin_apis_are_locked(server: Endpoints) -> None:
     for method, path in (
         ("POST", "repository/index"),
         ("POST", f"repository/models/{MODEL}/unload"),
@@ -59,6 +65,20 @@ def test_admin_apis_are_locked(server: Endpoints) -> None:
         call(headers={f"triton-grpc-protocol-{ADMIN_HEADER}": server.admin_key})
 
 
+def test_admin_apis_are_for_this_user_alone(server: Endpoints) -> None:
+    """They are not served where the network is, and need no key where tritonserver listens: nobody else gets there."""
+    client = triton_grpc.InferenceServerClient(server.grpc)
+    for call in (client.get_model_repository_index, client.get_log_settings):
+        with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
+            call(headers={f"triton-grpc-protocol-{ADMIN_HEADER}": server.admin_key})
+    own = triton_grpc.InferenceServerClient(server.admin)
+    assert [model.name for model in own.get_model_repository_index().models if model.state == "READY"] == [MODEL]
+    folder = Path(server.admin.removeprefix("unix:")).parent
+    assert folder.stat().st_mode & 0o777 == 0o700
+    command_line = Path(f"/proc/{server.pid}/cmdline").read_text(encoding="utf-8")
+    assert server.admin_key not in command_line
+
+
 # Starting and stopping
 
 
@@ -83,13 +103,18 @@ def test_stop_by_signal_during_the_start(tiny_repository: Path, delay_s: float) 
     assert not shared_memory(process.pid)
 
 
-def test_server_is_killed(tiny_repository: Path) -> None:
-    process, _ = serving(tiny_repository)
+def test_server_that_is_killed_is_started_again(tiny_repository: Path) -> None:
+    process, (http, _, _) = serving(tiny_repository)
+    assert process.stderr
     with leaves_nothing(process) as tritonserver:
         os.kill(tritonserver, signal.SIGKILL)
-        _, errors = process.communicate(timeout=30)
-        assert process.returncode == 128 + signal.SIGKILL
-        assert "tritonserver was ended by SIGKILL" in errors
+        told = [process.stderr.readline() for _ in range(4)]
+        assert any("tritonserver was ended by SIGKILL" in line and "starting" in line for line in told)
+        assert told[-1].startswith("tritonserver is ready again")
+        assert urllib.request.urlopen(f"http://{http}/v2/health/ready", timeout=10).status == 200
+        process.terminate()
+        process.communicate(timeout=30)
+        assert process.returncode == 0
 
 
 def test_parent_is_killed(tiny_repository: Path) -> None:
@@ -136,7 +161,7 @@ def test_tritonserver_on_path_comes_first(
         pass
     arguments = Path(f"{fake}.arguments").read_text(encoding="utf-8")
     assert f"--load-model={MODEL}" in arguments
-    assert "--http-address=127.0.0.1" in arguments
+    assert "--allow-http=false" in arguments
     assert "--model-config-name" not in arguments
 
 
@@ -176,7 +201,7 @@ def test_python_that_does_not_suit_the_server(tiny_repository: Path, monkeypatch
 def test_all_endpoints_answer_where_they_are_said_to(tiny_repository: Path, host: str, shown: str) -> None:
     if ":" in host and not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
-    with running_server(tiny_repository, host=host) as endpoints:
+    with running_server(tiny_repository, Exposure(host)) as endpoints:
         for endpoint in (endpoints.http, endpoints.grpc, endpoints.metrics):
             assert endpoint.rpartition(":")[0] == shown
         assert urllib.request.urlopen(f"http://{endpoints.http}/v2/health/ready", timeout=10).status == 200
@@ -202,14 +227,13 @@ def test_address_that_cannot_be_listened_at(cli: Cli, tiny_repository: Path, hos
     )
 
 
-@pytest.mark.parametrize("option", ["http_port", "grpc_port", "metrics_port"])
-def test_port_is_taken(tiny_repository: Path, option: str) -> None:
+@pytest.mark.parametrize("option", ["--http-port", "--grpc-port", "--metrics-port"])
+def test_port_is_taken(cli: Cli, tiny_repository: Path, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        message = rf"port {port} .*--{option.replace('_', '-')}"
-        with pytest.raises(ServerError, match=message), running_server(tiny_repository, **{option: port}):
-            pass
-        assert taken.fileno() >= 0
+        ports = {"--http-port": 0, "--grpc-port": 0, "--metrics-port": 0} | {option: port}
+        done = cli("serve", "--repository", tiny_repository, *(word for pair in ports.items() for word in pair))
+    fails_in_one_line(done, [f"port {port}", option])
 
 
 def test_port_that_is_given_twice(cli: Cli, tiny_repository: Path) -> None:

@@ -29,16 +29,17 @@ SITE = Path(sys.executable).parents[1] / f"lib/python{sys.version_info.major}.{s
 # Is ready at once, ignores that it is told to stop, and has a child that dies at once and is not waited for.
 TRITON_WITH_A_DEAD_CHILD = f"""\
 {PYTHON}
-import http.server, signal, subprocess, sys
+import concurrent.futures, grpc, signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen(["true"])
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-    def log_message(self, *_): pass
-port = next(a.partition("=")[2] for a in sys.argv if a.startswith("--http-port="))
-http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+class Handler(grpc.GenericRpcHandler):
+    def service(self, details):
+        return grpc.unary_unary_rpc_method_handler(lambda *_: bytes([8, 1]))
+options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), [Handler()])
+server.add_insecure_port(options["--grpc-address"] + ":" + options["--grpc-port"])
+server.start()
+server.wait_for_termination()
 """
 
 
@@ -122,7 +123,7 @@ def test_server_that_fails_again_and_again_is_given_up(
     monkeypatch.setattr(watch, "_FAULT_S", 0.5)
     ready: list[Endpoints] = []
     with pytest.raises(ServerError, match=r"has died; tritonserver was started again 3 times within 5 minutes"):
-        serve(tiny_repository, 0, 0, 0, on_ready=ready.append)
+        serve(tiny_repository, on_ready=ready.append)
     assert len(ready) == 1
 
 

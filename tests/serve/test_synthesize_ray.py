@@ -29,6 +29,7 @@ from lostgan_serve.synthesize.on_ray import RayEngine
 from lostgan_serve.synthesize.plan import Plan
 from lostgan_serve.synthesize.ray_driver import OpenRunner
 from lostgan_serve.synthesize.recipe import Choices, Recipe
+from lostgan_serve.triton.exposure import Exposure
 from lostgan_serve.triton.server import running_server
 from rays import cluster, workers
 from servers import family, serving
@@ -287,7 +288,7 @@ def test_a_server_that_dies_in_mid_run(ray: int, tiny_repository: Path, plan: Pl
     there = len(list((folder / "parts").iterdir()))
     assert 0 < there < SHARDS
     port = int(grpc.rpartition(":")[2])
-    with running_server(tiny_repository, grpc_port=port), closing(opens(SILENT)) as own:
+    with running_server(tiny_repository, Exposure(ports=(0, port, 0))), closing(opens(SILENT)) as own:
         counts = synthesize(plan, str(folder), own, CHOICES, RayEngine(opens, 2))
     assert counts == {"images": 28}
     assert tree(folder).keys() == tree(made).keys()
