@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lostgan_serve.contract import BACKGROUND_BOX, IMAGE_LABEL, MAX_SLOTS, PAD_BOX, Array, empty_batch
+from lostgan_serve.contract import (
+    BACKGROUND_BOX,
+    IMAGE_LABEL,
+    MAX_SLOTS,
+    PAD_BOX,
+    Array,
+    Tensors,
+    empty_batch,
+    fault,
+    rows,
+)
 from lostgan_serve.errors import LayoutError, VocabularyError
 from lostgan_serve.layout import Box, Layout
 from lostgan_serve.manifest import Manifest
@@ -31,6 +41,8 @@ def encode(layouts: Sequence[Layout], manifest: Manifest) -> dict[str, Array]:
         tensors["z_obj"][row, :count] = codes.objects
         if vocabulary.background:
             tensors["z_obj"][row, count] = codes.background
+    if fault(tensors, manifest.slots, len(vocabulary)):
+        _name_fault(layouts, tensors, manifest)
     return tensors
 
 
@@ -49,6 +61,14 @@ def padded(
     if background:
         slot_boxes[count] = BACKGROUND_BOX
     return slot_labels, slot_boxes
+
+
+def _name_fault(layouts: Sequence[Layout], tensors: Tensors, manifest: Manifest) -> None:
+    """Raise LayoutError naming the first layout whose tensors no model can generate. It was made in Python: files are
+    checked when they are read."""
+    for row, layout in enumerate(layouts):
+        if reason := fault(rows(tensors, row, row + 1), manifest.slots, len(manifest.vocabulary)):
+            raise LayoutError(f"{layout.source}: {reason}")
 
 
 def check(layout: Layout, manifest: Manifest) -> None:

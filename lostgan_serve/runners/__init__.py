@@ -11,7 +11,7 @@ from typing import Protocol, cast
 from lostgan_serve.contract import Array, Tensors
 from lostgan_serve.errors import LostganError, ModelError
 from lostgan_serve.manifest import Manifest
-from lostgan_serve.model_folder import ModelVersion, find_version
+from lostgan_serve.model_folder import MANIFEST_FILE, ONNX_FILE, ModelVersion, find_version
 from lostgan_serve.progress import SILENT, Progress
 
 RUNNERS = {
@@ -62,9 +62,16 @@ def open_runner(
     for one that may not be read, DeviceError where this machine cannot run it, and MissingExtraError naming the package
     that a runner needs.
     """
+    if name not in (AUTO, *RUNNERS):
+        raise ModelError(f"runner {name!r}: there is none of that name; choose from {', '.join((AUTO, *RUNNERS))}")
+    version = find_version(model)
+    if version.onnx.name == ONNX_FILE and not version.is_sealed():
+        progress.note(
+            f"note: {version.onnx} has no hash in a {MANIFEST_FILE} beside it, so that damage may go unnoticed; export "
+            "the model again"
+        )
     if name != AUTO:
         return _opened(name, model, threads)
-    version = find_version(model)
     why_not = ""
     if version.has_engine():
         try:
@@ -86,8 +93,6 @@ def open_runner(
 
 
 def _opened(name: str, model: str | os.PathLike[str], threads: int | None) -> Runner:
-    if name not in RUNNERS:
-        raise ModelError(f"runner {name!r}: there is none of that name; choose from {', '.join((AUTO, *RUNNERS))}")
     module, _, attribute = RUNNERS[name].partition(":")
     settings = {} if threads is None or name == "tensorrt" else {"threads": threads}
     return cast(Runner, getattr(importlib.import_module(module), attribute)(model, **settings))

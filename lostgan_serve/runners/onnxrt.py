@@ -15,6 +15,7 @@ from lostgan_serve.errors import DeviceError, ModelError, RequestError, require
 from lostgan_serve.manifest import METADATA_KEY, Manifest
 from lostgan_serve.model_folder import find_version
 from lostgan_serve.runners.cores import Cores, callers, one_by_one, usable_cores
+from lostgan_serve.runners.tensors import check_tensors
 
 TELEMETRY_OFF = ("ORT_DISABLE_TELEMETRY", "1")
 """The environment variable, and its value, with which ONNX Runtime sends nothing to its maker."""
@@ -37,7 +38,7 @@ class OnnxRunner:
         ort = onnxruntime()
         version = find_version(model)
         version.check()
-        path = version.onnx
+        path = self._path = version.onnx
         known = ort.get_available_providers()
         if unknown := [name for name in providers or () if name not in known]:
             raise DeviceError(f"providers: this onnxruntime has no {', '.join(unknown)}; it has {', '.join(known)}")
@@ -57,6 +58,7 @@ class OnnxRunner:
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
         """See `Runner.run`. Raises RequestError where the tensors do not fit the model."""
+        check_tensors(self._path, self.manifest, tensors)
         return self._cores.run(tensors, outputs)
 
     def close(self) -> None:

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lostgan_serve.contract import INPUT_NAMES, Array, Tensors, TensorSpec, input_specs, output_specs
+from lostgan_serve.contract import INPUT_NAMES, MAX_BATCH, Array, Tensors, TensorSpec, input_specs, output_specs
 from lostgan_serve.errors import DeviceError, ModelError, RequestError, require
-from lostgan_serve.files import reading
-from lostgan_serve.model_folder import ENGINE_FILE, find_version, sha256
+from lostgan_serve.files import read_file, reading
+from lostgan_serve.model_folder import ENGINE_FILE, ModelVersion, find_version, sha256
+from lostgan_serve.runners.tensors import check_tensors
+
+_MAX_NOTE_BYTES = 1 << 20
 
 Target = Literal["tensorrt", "tensorrt-rtx"]
 """Which TensorRT an engine is for; also the extra of lostgan-serve that brings its Python package."""
@@ -31,9 +34,9 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    min: int
-    opt: int
-    max: int
+    min: int = Field(ge=1, le=MAX_BATCH)
+    opt: int = Field(ge=1, le=MAX_BATCH)
+    max: int = Field(ge=1, le=MAX_BATCH)
 
 
 class Engine(BaseModel):
@@ -64,8 +67,7 @@ class Engine(BaseModel):
                 if not path.is_file():
                     raise ModelError(f"{path}: no such file; {_build_again('tensorrt')}")
         try:
-            with reading(file):
-                return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(read_file(file, _MAX_NOTE_BYTES))
         except ValidationError as error:
             raise ModelError(f"{file}: not what export writes beside an engine; {_build_again('tensorrt')}") from error
 
@@ -85,6 +87,15 @@ class Engine(BaseModel):
             found = sha256(plan)
         if found != self.plan_sha256:
             raise ModelError(f"{plan}: truncated, or not the engine that {ENGINE_FILE} is about; {again}")
+
+    def check_model(self, version: ModelVersion) -> None:
+        """Raise ModelError unless the engine is of a version's model, and that is the one that export made. An engine
+        may lie in a folder without its ONNX file."""
+        with reading(version.onnx):
+            if version.onnx.is_file():
+                version.check()
+        if version.manifest().onnx_sha256 not in (None, self.onnx_sha256):
+            raise ModelError(f"{version.plan}: built of another model than the manifest's; {_build_again(self.target)}")
 
     def _runs_on(self, capability: str) -> bool:
         """TensorRT's engines run where they were built; TensorRT-RTX's are compiled for the GPU when they are loaded,
@@ -152,6 +163,7 @@ class TensorRTRunner:
         engine = Engine.load(plan)
         trt = bindings(engine.target)
         engine.check(plan, trt.__version__, current_device(engine.target))
+        engine.check_model(version)
         self._path, self._trt, self._log = plan, trt, error_log(trt)
         self.manifest = version.manifest()
         self._cuda = require("cuda.bindings.runtime", engine.target)
@@ -168,9 +180,11 @@ class TensorRTRunner:
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
         """See `Runner.run`. The first batch of each size takes longer: its CUDA graph is made. Not for several threads
         at a time. Raises RequestError where the tensors do not fit the engine, and DeviceError where CUDA fails."""
+        check_tensors(self._path, self.manifest, tensors)
         batch = len(tensors[INPUT_NAMES[0]])
-        for name in INPUT_NAMES:
-            self._buffers[name].check(tensors[name], batch, self._path)
+        if batch > self._max_batch:
+            most = f"{batch} at a time; the engine takes {self._max_batch}"
+            raise RequestError(f"{self._path}: it cannot generate these layouts ({most})")
         if batch not in self._launches:
             self._launches[batch] = self._prepare(batch)
         for name in INPUT_NAMES:
@@ -228,15 +242,6 @@ class _Buffer:
         self._pinned = int(_done(cuda, cuda.cudaMallocHost(size)))
         memory = (ctypes.c_ubyte * size).from_address(self._pinned)
         self.host: Array = np.frombuffer(memoryview(memory), spec.dtype).reshape(max_batch, *spec.dims)
-
-    def check(self, array: Array, batch: int, source: Path) -> None:
-        """Raise RequestError where an input has not the shape or dtype that the contract says."""
-        most = len(self.host)
-        if array.shape != (batch, *self.spec.dims) or array.dtype != self.spec.dtype or not 1 <= batch <= most:
-            raise RequestError(
-                f"{source}: it cannot generate these layouts ({self.spec.name} is {array.dtype} {list(array.shape)}; "
-                f"it takes {self.spec.dtype} {['1 to ' + str(most), *self.spec.dims]})"
-            )
 
     def upload(self, array: Array, stream: Any) -> None:
         """Queue the copy of a batch to the GPU."""

@@ -12,10 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lostgan_serve.choices import RUNNER_VARIABLE
-from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, PAD_BOX, Array, concatenated
+from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Array, concatenated, fault
 from lostgan_serve.model_folder import ONNX_FILE
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, open_runner
@@ -32,15 +30,15 @@ class TritonPythonModel:
         self._pb = pb_utils
         model = Path(args["model_repository"]) / args["model_version"] / ONNX_FILE
         self._runner = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, model, _ServerLog(pb_utils.Logger))
-        self._labels = len(self._runner.manifest.vocabulary)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Infer all valid requests as one batch. A request that is not valid gets an error of its own."""
+        manifest = self._runner.manifest
         responses: list[Any] = [None] * len(requests)
         inputs: dict[int, dict[str, Array]] = {}
         for i, request in enumerate(requests):
             tensors = {name: self._input(request, name) for name in INPUT_NAMES}
-            if reason := _fault(tensors, self._labels):
+            if reason := fault(tensors, manifest.slots, len(manifest.vocabulary)):
                 error = self._pb.TritonError(reason, self._pb.TritonError.INVALID_ARG)
                 responses[i] = self._pb.InferenceResponse(error=error)
             else:
@@ -86,16 +84,3 @@ def _close_shared_memory_to_others() -> None:
         with suppress(OSError):  # the descriptor that lists the folder is closed by now
             if link.is_file() and link.readlink().is_relative_to("/dev/shm"):
                 link.chmod(0o600)
-
-
-def _fault(tensors: dict[str, Array], labels: int) -> str | None:
-    """Say why a request is not valid; None where it is. labels: how many ids the model knows."""
-    ids, boxes = tensors["labels"], tensors["boxes"]
-    if ids.min() < 0 or ids.max() >= labels:
-        return f"labels: ids must be 0 to {labels - 1}, not {ids.min()} to {ids.max()}"
-    for name in ("boxes", "z_obj", "z_img"):
-        if not np.isfinite(tensors[name]).all():
-            return f"{name}: holds a value that is not finite"
-    if boxes[..., 2:].min() <= 0:
-        return f"boxes: width and height must be above 0, also in empty slots (their box is {PAD_BOX})"
-    return None
