@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-long lint clean
+.PHONY: demo test test-fast test-long faults lint clean
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
@@ -16,6 +16,10 @@ test-fast: .venv/installed
 
 test-long: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
+
+# What happens to real servers and clients: killed, cut off, out of room. Prints counts; again with FAULTS="--seed N".
+faults: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults $(FAULTS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
