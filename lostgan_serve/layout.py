@@ -12,13 +12,16 @@ import json
 import os
 import reprlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from lostgan_serve.errors import LayoutError
+from lostgan_serve.contract import MAX_SLOTS
+from lostgan_serve.errors import InputError, LayoutError
+from lostgan_serve.files import read_file
 from lostgan_serve.layout_schema import FIXES, Drawn, DrawnCode, DrawnMix, MixPath, explain, shorten
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME
 
@@ -29,6 +32,17 @@ _EDGE_TOLERANCE = 1e-4
 
 SMALLEST_SIDE = 4e-4
 """The shortest side of a box, in units of the canvas: far below a pixel of any model."""
+
+MAX_FILE_BYTES = 512 << 20
+"""The most bytes of a file of layouts."""
+
+_LAYOUT, _LIST = "layout", "list of layouts"
+MAX_CHARACTERS = {_LAYOUT: 4 << 20, _LIST: 32 << 20}
+"""The most characters of a JSON value. A layout of 254 objects with codes has a million."""
+
+MAX_BRACKETS = {_LAYOUT: 10_000, _LIST: 1_000_000}
+"""The most brackets that a JSON value opens. A layout of 254 objects with codes opens a thousand. Python takes 20 s for
+the 8 million empty lists that 32 MB hold."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +135,24 @@ def load_layouts(path: str | os.PathLike[str]) -> list[Layout]:
     """Read a file of layouts, see `parse_layouts`. Raises LayoutError."""
     path = Path(path)
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise LayoutError(f"{path}: no such file; give the path of a layout.json") from None
-    except IsADirectoryError:
-        raise LayoutError(f"{path}: is a folder; name the layout files in it, such as {path}/*.json") from None
-    except (OSError, ValueError) as error:  # a ValueError: NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise LayoutError(f"{path}: cannot be read ({reason}); give the path of a layout.json") from None
+        data = read_file(path, MAX_FILE_BYTES)
+    except ValueError as error:  # NUL in the path
+        raise LayoutError(f"{path}: cannot be read ({error}); give the path of a layout.json") from None
+    except InputError as error:
+        raise LayoutError(_unreadable(path, error)) from None
     return parse_layouts(data, path.stem, str(path))
+
+
+def _unreadable(path: Path, error: InputError) -> str:
+    """Say why a file of layouts cannot be read, and what to give in its place."""
+    cause = error.__cause__
+    if isinstance(cause, FileNotFoundError):
+        return f"{path}: no such file; give the path of a layout.json"
+    if isinstance(cause, IsADirectoryError):
+        return f"{path}: is a folder; name the layout files in it, such as {path}/*.json"
+    if isinstance(cause, OSError):
+        return f"{path}: cannot be read ({cause.strerror}); give the path of a layout.json"
+    return f"{error}; give several files"
 
 
 def parse_layouts(data: bytes, name: str, source: str) -> list[Layout]:
@@ -141,30 +164,51 @@ def parse_layouts(data: bytes, name: str, source: str) -> list[Layout]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LayoutError(f"{source}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    values: Iterable[tuple[str, Any]]
     if _is_json_lines(text):
-        places = [(f"{source} line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-        values = [(where, _decode(line, where)) for where, line in places]
+        lines = text.split("\n")
+        count = sum(1 for line in lines if line.strip())
+        places = ((f"{source} line {n}", line) for n, line in enumerate(lines, 1) if line.strip())
+        values = ((where, _decode(line, where)) for where, line in places)
+    elif isinstance(value := _decode(text, source), list):
+        count, values = len(value), ((f"{source} layout {n}", one) for n, one in enumerate(value, 1))
     else:
-        value = _decode(text, source)
-        listed = isinstance(value, list)
-        values = [(f"{source} layout {n}", v) for n, v in enumerate(value, 1)] if listed else [(source, value)]
-    if not values:
+        count, values = 1, [(source, value)]
+    if not count:
         raise LayoutError(f"{source}: holds no layout; {FIXES['layout']}")
-    width = len(str(len(values)))
-    names = [f"{name}-{n:0{width}}" for n in range(1, len(values) + 1)] if len(values) > 1 else [name]
-    return [Layout.parse(value, own, where) for (where, value), own in zip(values, names, strict=True)]
+    width = len(str(count))
+    names = (f"{name}-{n:0{width}}" if count > 1 else name for n in range(1, count + 1))
+    return [Layout.parse(one, own, where) for (where, one), own in zip(values, names, strict=True)]
 
 
 def _is_json_lines(text: str) -> bool:
     """Whether the first of several lines is an object by itself; of one JSON value it would be an opening bracket."""
     first, _, rest = text.strip().partition("\n")
     try:
-        return bool(rest) and isinstance(json.loads(first), dict)
+        return bool(rest) and not _oversize(first) and isinstance(json.loads(first), dict)
     except (ValueError, RecursionError):
         return False
 
 
+def _oversize(text: str) -> str | None:
+    """Say by how much a JSON value is larger than any layout, or list of them, that there is use for; None where it is
+    not."""
+    kind = _LIST if text.lstrip()[:1] == "[" else _LAYOUT
+    fix = (
+        f"a layout has {MAX_SLOTS} objects at most" if kind == _LAYOUT else "write layouts one a line, as `jq -c '.[]'`"
+    )
+    for what, count, most in (
+        ("characters", len(text), MAX_CHARACTERS[kind]),
+        ("brackets", text.count("[") + text.count("{"), MAX_BRACKETS[kind]),
+    ):
+        if count > most:
+            return f"{count:,} {what} in one {kind}, and the most is {most:,}; {fix}"
+    return None
+
+
 def _decode(text: str, source: str) -> Any:
+    if reason := _oversize(text):
+        raise LayoutError(f"{source}: {reason}")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -12,12 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from lostgan_serve.choices import MAX_SEED
-from lostgan_serve.contract import Z_DIM
+from lostgan_serve.contract import MAX_SLOTS, Z_DIM
 
 MAX_TRUNCATION = 8.0
 """Beyond this, truncation changes nothing: one normal in 10^15 is larger."""
 MIN_TRUNCATION = 0.05
 """Below this, codes would have to be redrawn too often."""
+
+_MOST_FIELDS = 32  # of any object in JSON; more are not told one by one
+_MOST_SHOWN = 40  # characters of a value in a message
 
 MixPath = Literal["linear", "spherical"]
 """The ways between two style codes: straight as in the paper's figure 12, or turning evenly from one to the other."""
@@ -49,6 +52,15 @@ _PERSISTS = (
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, value: Any) -> Any:
+        """Refuse hundreds of thousands of fields before each of them is an error."""
+        if isinstance(value, Mapping) and len(value) > _MOST_FIELDS:
+            known = ", ".join(field.alias or name for name, field in cls.model_fields.items())
+            raise ValueError(f"holds {len(value)} fields; known: {known}")
+        return value
 
 
 class DrawnMix(_Strict):
@@ -110,7 +122,10 @@ class Drawn(_Styled):
     """A layout of lostgan-serve: boxes with labels, and the seeds of their styles."""
 
     model_config = ConfigDict(title="layout.json", json_schema_extra={"not": {"required": ["seed", "style"]}})
-    objects: Annotated[list[DrawnObject], Field(min_length=1, fail_fast=True, description="The objects, in any order.")]
+    objects: Annotated[
+        list[DrawnObject],
+        Field(min_length=1, max_length=MAX_SLOTS, fail_fast=True, description="The objects, in any order."),
+    ]
     canvas: Annotated[
         tuple[Side, Side] | None, Field(description="Width and height that boxes are in the pixels of.")
     ] = None
@@ -135,13 +150,13 @@ def explain(error: ValidationError) -> str:
     place = [part for part in first["loc"] if part not in (_MIX, _CODE)]
     path = ""
     for part in place:
-        name = part if str(part).isidentifier() and len(str(part)) <= 40 else shorten(part)
+        name = part if str(part).isidentifier() and len(str(part)) <= _MOST_SHOWN else shorten(part)
         path += f"[{part}]" if isinstance(part, int) else f".{name}" if path else str(name)
     path = path or "the layout"
     if first["type"] == "extra_forbidden":
         model = _model_at(first["loc"])
         known = [field.alias or name for name, field in model.model_fields.items()]
-        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        near = difflib.get_close_matches(str(place[-1])[:_MOST_SHOWN], known, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
         return f"{path}: unknown field; {hint}"
     fix = FIXES.get(next((part for part in reversed(place) if isinstance(part, str)), "layout"))
@@ -166,7 +181,7 @@ _SEED_FIX = f"a seed is a whole number from 0 to {MAX_SEED}"
 
 FIXES = {
     "layout": 'a layout is {"objects": [{"label": ..., "box": [x, y, width, height]}, ...]}',
-    "objects": 'give at least one {"label": ..., "box": [x, y, width, height]}',
+    "objects": f'give at least one {{"label": ..., "box": [x, y, width, height]}}, and {MAX_SLOTS} at most',
     "box": "a box is four finite numbers [x, y, width, height]",
     "canvas": "canvas is [width, height] in pixels",
     "label": 'a label is a text such as "sky"; `lostgan-serve labels` lists them',
@@ -185,8 +200,11 @@ FIXES = {
 def shorten(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    try:
+        text = json.dumps(value, default=str)
+    except RecursionError:
+        return "brackets within brackets"
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
 
 
 if __name__ == "__main__":
