@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from lostgan_export import parity
@@ -15,7 +14,7 @@ from lostgan_serve.manifest import Manifest, Parity, Precision
 from lostgan_serve.model_folder import ModelFolder, ModelVersion, check_model_name, model_name
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.runners.tensorrt import Target, bindings
-from lostgan_serve.triton.configuration import write_configuration
+from lostgan_serve.triton.configuration import configuration_files, write_configuration
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.networks.checkpoint import Checkpoint
 
@@ -63,7 +62,7 @@ def publish(
         progress.note("note: these weights are untrained: the model has its full speed and generates noise")
     with folder.new_version(replace=replace) as version:
         manifest = _export(checkpoint, manifest, version, progress)
-        _try_configuration(folder.name, manifest)
+        configuration_files(folder.name, manifest)  # one that cannot be made is to fail while nothing is published
     _configure(folder, manifest)
     if target is not None:
         build_engine(folder.newest(), manifest, target, folder.timing_cache, progress)
@@ -115,12 +114,6 @@ def _measure(version: ModelVersion, fused: FusedGenerator, manifest: Manifest, c
         return parity.measure(runner, checkpoint.generator, runtime)
     finally:
         runner.close()
-
-
-def _try_configuration(name: str, manifest: Manifest) -> None:
-    """Write the configuration elsewhere: one that cannot be made is to fail while nothing is published."""
-    with tempfile.TemporaryDirectory(prefix="lostgan-export-") as scratch:
-        write_configuration(ModelFolder(Path(scratch) / name), manifest)
 
 
 def _configure(folder: ModelFolder, manifest: Manifest) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lostgan_serve.contract import Array, TensorSpec, empty_batch, input_specs, output_specs
-from lostgan_serve.errors import require
-from lostgan_serve.files import write_file, writing
-from lostgan_serve.manifest import Manifest
+from lostgan_serve.errors import ModelError, require
+from lostgan_serve.files import read_file, reading, write_file, writing
+from lostgan_serve.manifest import MAX_MANIFEST_BYTES, Manifest
 from lostgan_serve.model_folder import ModelFolder
 from lostgan_serve.runners.triton.transport import triton_type
 
@@ -29,6 +29,8 @@ EMBEDDED_CONFIGURATION = "embedded"
 
 TENSORRT_CONFIGURATION = "tensorrt"
 """Name of the configuration for engines of `export --target tensorrt`. Triton does not load TensorRT-RTX's."""
+
+PRODUCTION_FILE, LABELS_FILE = "config.pbtxt", "labels.txt"
 
 QUEUE_DELAY_US = 1000
 QUEUE_SIZE = 128
@@ -45,17 +47,89 @@ _UNBOUNDED = """\
 """
 
 
-def write_configuration(model: ModelFolder, manifest: Manifest) -> None:
-    """Write a model's configurations, labels and warm-up data. The same manifest always gives the same bytes, and files
-    that have them already are left alone. Raises OutputError."""
-    folder, name = model.path, model.name
+def configuration_files(name: str, manifest: Manifest) -> dict[str, bytes]:
+    """A model's configurations, labels and warm-up data, by their paths in its folder. The same manifest always gives
+    the same bytes. Raises MissingExtraError."""
     layout = _warmup_layout(manifest)
-    _write_if_changed(folder / "config.pbtxt", _text(_production(name, manifest), _BOUNDED))
-    _write_if_changed(folder / f"configs/{EMBEDDED_CONFIGURATION}.pbtxt", _text(_embedded(name, manifest), _UNBOUNDED))
-    _write_if_changed(folder / f"configs/{TENSORRT_CONFIGURATION}.pbtxt", _text(_tensorrt(name, manifest), _BOUNDED))
-    _write_if_changed(folder / "labels.txt", "".join(f"{label}\n" for label in manifest.vocabulary.labels).encode())
-    for spec in input_specs(manifest.slots):
-        _write_if_changed(folder / "warmup" / spec.name, layout[spec.name].tobytes())
+    return {
+        PRODUCTION_FILE: _text(_production(name, manifest), _BOUNDED),
+        f"configs/{EMBEDDED_CONFIGURATION}.pbtxt": _text(_embedded(name, manifest), _UNBOUNDED),
+        f"configs/{TENSORRT_CONFIGURATION}.pbtxt": _text(_tensorrt(name, manifest), _BOUNDED),
+        LABELS_FILE: _labels(manifest),
+        **{f"warmup/{spec.name}": layout[spec.name].tobytes() for spec in input_specs(manifest.slots)},
+    }
+
+
+def write_configuration(model: ModelFolder, manifest: Manifest) -> None:
+    """Write a model's configurations, labels and warm-up data. Files that are as they should be already are left alone.
+    Raises OutputError."""
+    for path, data in configuration_files(model.name, manifest).items():
+        _write_if_changed(model.path / path, data)
+
+
+def check_configuration(model: ModelFolder, manifest: Manifest) -> None:
+    """Raise ModelError where a file beside a model's versions says otherwise than the manifest which tensors and labels
+    the model has, and InputError where it cannot be read.
+
+    Files that are not there say nothing. Queues, instances and the like are for whoever serves the model to choose.
+    """
+    for path in (model.path / PRODUCTION_FILE, *sorted(model.path.glob("configs/*.pbtxt"))):
+        if _is_there(path):
+            _check_facts(_parsed(path), str(path), manifest)
+    labels = model.path / LABELS_FILE
+    if _is_there(labels) and read_file(labels, MAX_MANIFEST_BYTES) != _labels(manifest):
+        raise _edited(str(labels), "its labels")
+
+
+def check_loaded_configuration(text: str, source: str, manifest: Manifest) -> None:
+    """Raise ModelError where the configuration that a server has loaded says otherwise than the manifest which tensors
+    and labels the model has. text: the configuration as JSON. source: for the message."""
+    pb = require("tritonclient.grpc.model_config_pb2", "server")
+    json_format = require("google.protobuf.json_format", "server")
+    _check_facts(json_format.Parse(text, pb.ModelConfig(), ignore_unknown_fields=True), source, manifest)
+
+
+def _check_facts(found: ModelConfig, source: str, manifest: Manifest) -> None:
+    expected = _configuration("", manifest)
+    for field in ("max_batch_size", "input", "output"):
+        if getattr(found, field) != getattr(expected, field):
+            raise _edited(source, f"its {field}")
+    facts, stated = (
+        {key: value.string_value for key, value in one.parameters.items() if key in Manifest.model_fields}
+        for one in (expected, found)
+    )
+    for key in sorted(facts.keys() | stated.keys()):
+        if facts.get(key) != stated.get(key):
+            raise _edited(source, f"its parameter {key}")
+
+
+def _edited(source: str, what: str) -> ModelError:
+    return ModelError(
+        f"{source}: {what} differs from the manifest of the newest version; put back what export wrote, or export the "
+        "model again"
+    )
+
+
+def _is_there(path: Path) -> bool:
+    with reading(path):
+        return path.is_file()
+
+
+def _parsed(path: Path) -> ModelConfig:
+    """The configuration in a file. Raises ModelError and InputError."""
+    pb = require("tritonclient.grpc.model_config_pb2", "server")
+    text_format = require("google.protobuf.text_format", "server")
+    data = read_file(path, MAX_MANIFEST_BYTES)
+    try:
+        parsed: ModelConfig = text_format.Parse(data, pb.ModelConfig(), allow_unknown_field=True)
+    except (text_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{path}: not a configuration of Triton ({reason}); export the model again") from None
+    return parsed
+
+
+def _labels(manifest: Manifest) -> bytes:
+    return "".join(f"{label}\n" for label in manifest.vocabulary.labels).encode()
 
 
 def _write_if_changed(path: Path, data: bytes) -> None:

@@ -14,22 +14,29 @@ from typing import Any
 
 from lostgan_serve.choices import RUNNER_VARIABLE
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Array, concatenated, fault
-from lostgan_serve.model_folder import ONNX_FILE
+from lostgan_serve.model_folder import ONNX_FILE, ModelFolder
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, open_runner
+from lostgan_serve.triton.configuration import check_configuration, check_loaded_configuration
 
 
 class TritonPythonModel:
     """See https://github.com/triton-inference-server/python_backend for the methods and when they are called."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """args: Triton's; `model_repository` is this model's folder."""
+        """args: Triton's; `model_repository` is this model's folder. Raises LostganError where the model is not the one
+        that export made, or a configuration is of another."""
         import triton_python_backend_utils as pb_utils  # exists in the backend's process only
 
         _close_shared_memory_to_others()
         self._pb = pb_utils
-        model = Path(args["model_repository"]) / args["model_version"] / ONNX_FILE
+        folder = ModelFolder(Path(args["model_repository"]))
+        model = folder.path / args["model_version"] / ONNX_FILE
         self._runner = open_runner(os.environ.get(RUNNER_VARIABLE) or AUTO, model, _ServerLog(pb_utils.Logger))
+        manifest = self._runner.manifest
+        check_configuration(folder, manifest)
+        if loaded := args.get("model_config"):  # by Triton always
+            check_loaded_configuration(loaded, f"{folder.path}: the configuration that is loaded", manifest)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Infer all valid requests as one batch. A request that is not valid gets an error of its own."""
