@@ -25,7 +25,7 @@ _MOST_FIELDS = 1_000_000  # fifty times as many as export writes; they take abou
 _MOST_GRAPHS_WITHIN = 8  # a graph within an operator within a graph; export writes one
 _MOST_DIMS_BYTES = 80
 
-_METADATA, _GRAPH = 14, 7  # of a ModelProto
+_METADATA, _GRAPH, _FUNCTIONS = 14, 7, 25  # of a ModelProto
 _NODES, _INITIALIZERS, _SPARSE = 1, 5, 15  # of a GraphProto
 _ATTRIBUTES, _DOMAIN, _OP = 5, 7, 4  # of a NodeProto
 _TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS, _SPARSE_TENSOR, _SPARSE_TENSORS = 5, 6, 10, 11, 22, 23  # of an AttributeProto
@@ -63,6 +63,8 @@ class _Reader:
                     found[_text(entry.get(1))] = _text(entry.get(2))
                 elif number == _GRAPH and isinstance(value, memoryview):
                     self._check_graph(value, 0)
+                elif number == _FUNCTIONS:
+                    raise self._refused("it has functions of its own, which no model of lostgan-serve has")
         except _DamagedError as error:
             raise ModelError(f"{self._path}: truncated or not an ONNX model; export it again ({error})") from None
         return found

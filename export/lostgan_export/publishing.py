@@ -9,14 +9,14 @@ from lostgan_export.engine import build_engine
 from lostgan_export.fused import FusedGenerator, fuse
 from lostgan_export.onnx_export import export_onnx, set_manifest, tool_versions
 from lostgan_serve.contract import MAX_SLOTS
-from lostgan_serve.errors import LostganError, OutputError
+from lostgan_serve.errors import CheckpointError, LostganError, OutputError
 from lostgan_serve.manifest import Manifest, Parity, Precision
 from lostgan_serve.model_folder import ModelFolder, ModelVersion, check_model_name, model_name
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.runners.tensorrt import Target, bindings
 from lostgan_serve.triton.configuration import configuration_files, write_configuration
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.networks.checkpoint import Checkpoint
+from lostgan_train.networks.checkpoint import Checkpoint, first_not_finite
 
 
 def publish(
@@ -92,9 +92,10 @@ def _check_mask_stages(checkpoint: Checkpoint, mask_stages: int | None) -> None:
 
 
 def _export(checkpoint: Checkpoint, manifest: Manifest, version: ModelVersion, progress: Progress) -> Manifest:
-    """Write the fused generator and its manifest, to which the measured parity is added. Raises ParityError."""
+    """Write the fused generator and its manifest, to which the measured parity is added. Raises CheckpointError,
+    LostganError and ParityError."""
     with progress.stage("fuse"):
-        fused = fuse(checkpoint.generator, manifest.precision, manifest.mask_stages)
+        fused = _fused(checkpoint, manifest)
     with progress.stage("export to ONNX"):
         export_onnx(fused, manifest, version.onnx)
     with progress.stage("compare with PyTorch"):
@@ -106,6 +107,18 @@ def _export(checkpoint: Checkpoint, manifest: Manifest, version: ModelVersion, p
     set_manifest(version.onnx, manifest)
     version.write_manifest(manifest)
     return manifest
+
+
+def _fused(checkpoint: Checkpoint, manifest: Manifest) -> FusedGenerator:
+    """Fuse a generator. Raises CheckpointError where it holds weights that are not finite, and LostganError where some
+    are too large for the precision."""
+    generator = checkpoint.generator
+    if (name := first_not_finite(generator.state_dict().items())) is not None:
+        raise CheckpointError(f"{name}: the generator's weights are not finite; take an earlier checkpoint of that run")
+    fused = fuse(generator, manifest.precision, manifest.mask_stages)
+    if (name := first_not_finite((*fused.named_parameters(), *fused.named_buffers()))) is not None:
+        raise LostganError(f"--precision {manifest.precision}: {name}: has weights too large for it; give another")
+    return fused
 
 
 def _measure(version: ModelVersion, fused: FusedGenerator, manifest: Manifest, checkpoint: Checkpoint) -> Parity:

@@ -20,7 +20,7 @@ from lostgan_train.data import Batch, Batches
 from lostgan_train.distributed import Processes
 from lostgan_train.loop import MOST_SKIPS, Loop, NotFiniteError, Rhythm, Stateful, update
 from lostgan_train.sheets import curves
-from lostgan_train.states import newest_step, states_in
+from lostgan_train.states import DamagedStateError, check_seal, newest_step, state_file, states_in
 from training import Heard, losses
 
 
@@ -163,6 +163,46 @@ def test_a_damaged_state_is_set_aside_and_does_not_count(damage: Callable[[bytes
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="none of its 2 states"):
         loop(tmp_path).resume()
+
+
+def test_a_bit_that_flipped_anywhere_in_a_state_is_noticed(tmp_path: Path) -> None:
+    """Also between the members of its archive, in their names and in the table at its end."""
+    loop(tmp_path, steps=2).run(lambda first: batches(first, 2))
+    whole = state_file(tmp_path, 2).read_bytes()
+    copy = tmp_path / "copy"
+    places = [*range(0, len(whole) - 300, 13), *range(len(whole) - 300, len(whole))]
+    for number, place in enumerate(places):
+        copy.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << number % 8)]) + whole[place + 1 :])
+        with pytest.raises(DamagedStateError):
+            check_seal(copy)
+    for size in (0, 1, 21, 22, 86, len(whole) // 2, len(whole) - 1):
+        copy.write_bytes(whole[:size])
+        with pytest.raises(DamagedStateError):
+            check_seal(copy)
+    assert len(places) > 500
+
+
+def test_a_damaged_state_is_one_line_that_names_it(tmp_path: Path) -> None:
+    """Also where torch would call a flipped bit an error of the file system."""
+    heard = Heard()
+    loop(tmp_path, steps=4).run(lambda first: batches(first, 4))
+    newest = state_file(tmp_path, 4)
+    data = bytearray(newest.read_bytes())
+    data[data.rindex(b"PK\5\6") + 18] ^= 0x80  # where the table of the archive begins
+    newest.write_bytes(data)
+    again = loop(tmp_path, progress=heard)
+    assert again.resume()
+    assert again.done == 2
+    assert heard.lines == [f"note: {newest} cannot be read (its checksum differs); trying the one before"]
+
+
+def test_a_state_of_an_earlier_version_has_no_checksum(tmp_path: Path) -> None:
+    loop(tmp_path, steps=2).run(lambda first: batches(first, 2))
+    path = state_file(tmp_path, 2)
+    torch.save(torch.load(path, weights_only=True), path)
+    again = loop(tmp_path)
+    assert again.resume()
+    assert again.done == 2
 
 
 def test_a_release_that_a_kill_cut_off_comes_again(tmp_path: Path) -> None:

@@ -21,14 +21,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lostgan_serve.errors import CheckpointError, DivergedError
+from lostgan_serve.errors import CheckpointError, DivergedError, InputError
 from lostgan_serve.files import reading, write_file, writing
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_train.data import Batch, Batches
 from lostgan_train.distributed import Processes
 from lostgan_train.log import line_of, read_log
 from lostgan_train.signals import stop_on_signals
-from lostgan_train.states import STATE_FILES, set_aside, state_file, states_in
+from lostgan_train.states import (
+    STATE_FILES,
+    DamagedStateError,
+    check_seal,
+    sealed,
+    set_aside,
+    state_file,
+    states_in,
+)
 
 MOST_SKIPS = 20
 """Steps in a row that are not finite, after which a run stops."""
@@ -162,7 +170,7 @@ class Loop:
         buffer = BytesIO()
         parts = {name: part.state_dict() for name, part in self.learner.state.items()}
         torch.save({"about": self.about, "step": self.done, "skipped": self.skipped, **parts}, buffer)
-        write_file(state_file(self.out, self.done), buffer.getvalue())
+        write_file(state_file(self.out, self.done), sealed(buffer.getvalue()))
         with writing(self.out):
             for old in states_in(self.out)[self.rhythm.keep :]:
                 old.unlink()
@@ -213,13 +221,16 @@ class Loop:
         """A state, or None where it is damaged for any of the processes: all go on from the same one. Raises InputError
         where the file cannot be read for another reason."""
         state, reason = None, ""
-        with reading(file):
-            try:
-                state = _read_state(file)
-            except OSError:
-                raise
-            except Exception as error:  # torch raises many kinds for a damaged file
-                reason = type(error).__name__
+        try:
+            with reading(file):
+                check_seal(file)
+            state = _read_state(file)
+        except InputError:
+            raise
+        except DamagedStateError as error:
+            reason = str(error)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = type(error).__name__
         (damaged,) = self.processes.any(state is None)
         if damaged:
             self.progress.note(f"note: {file} cannot be read ({reason or 'by another process'}); trying the one before")
@@ -284,7 +295,8 @@ def words(figures: Mapping[str, float]) -> str:
 
 
 def _read_state(file: Path) -> dict[str, Any]:
-    """A state that was saved; torch alone would not notice a flipped bit. Raises whatever a damaged file makes it."""
+    """A state that was saved. Its archive is tested for the sake of states without a checksum: torch would not notice a
+    flipped bit. Raises whatever a damaged file makes it."""
     with zipfile.ZipFile(file) as archive:
         if (broken := archive.testzip()) is not None:
             raise zipfile.BadZipFile(broken)

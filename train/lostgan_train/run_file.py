@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Generic
 
 from lostgan_serve.errors import CheckpointError, TrainingError
-from lostgan_serve.files import reading, write_file
+from lostgan_serve.files import read_file, reading, write_file
 from lostgan_serve.vocabulary import is_printable
 from lostgan_train.settings import S, build, option_name, read_config
 from lostgan_train.states import STATE_FILES, states_in
 
 RUN_FILE = "run.json"
+_MAX_BYTES = 64 << 20  # a run may change its settings a hundred thousand times
 
 _ANEW = f"remove the states ({STATE_FILES}) to begin anew, or choose another --out"
 _RESTORE = "restore it, or begin anew in another --out"
@@ -97,11 +98,11 @@ def read_run(kind: type[S], out: Path) -> RunFile[S]:
             raise CheckpointError(f"{path}: missing, though there are states; restore it, or {_ANEW}")
         if not path.exists():
             raise CheckpointError(f"{out}: no state to resume from; start the run without --resume")
-        text = path.read_bytes()
+        text = read_file(path, _MAX_BYTES)
     try:
         content = json.loads(text)
         command, settings, changes = content["command"], dict(content["settings"]), tuple(content["changes"])
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({type(error).__name__}); {_RESTORE}") from None
     if command != kind.command:
         raise CheckpointError(f"{path}: a run of `{command}`; go on with: lostgan-serve {command} --resume --out {out}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from lostgan_serve.contract import MAX_LABELS
 from lostgan_serve.errors import CheckpointError, InputError, VocabularyError
 from lostgan_serve.files import reading, write_file
 from lostgan_serve.manifest import Manifest, Precision
@@ -122,6 +123,11 @@ def load_discriminator(path: Path) -> DiscriminatorCheckpoint:
     return DiscriminatorCheckpoint(discriminator, vocabulary)
 
 
+def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; None where there is none."""
+    return next((name for name, value in tensors if not bool(torch.isfinite(value).all())), None)
+
+
 _LARGEST_CH, _LARGEST = 128, 10_000
 """Sizes in a config up to which a network is built at once: less than two GiB. The check of larger ones takes seconds,
 since spectral norm's power iterations are slow without data."""
@@ -186,6 +192,8 @@ def _read(path: Path, kind: _Kind[C, N]) -> tuple[N, Vocabulary, dict[str, str]]
         )
     with _naming_damage(path):
         config = kind.config(**json.loads(metadata["config"]))
+        if len(json.loads(metadata["vocabulary"])["labels"]) > MAX_LABELS:  # before they are compared with one another
+            raise ValueError(f"over {MAX_LABELS} labels in the vocabulary")
         vocabulary = TypeAdapter(Vocabulary).validate_json(metadata["vocabulary"])
         if len(vocabulary) != config.num_labels:
             raise ValueError(f"{len(vocabulary)} labels in the vocabulary, {config.num_labels} in the config")
@@ -198,8 +206,10 @@ def _read(path: Path, kind: _Kind[C, N]) -> tuple[N, Vocabulary, dict[str, str]]
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split("\n")[:2][-1:]).strip()
         raise CheckpointError(f"{path}: its weights do not fit its own config ({reason}); fetch it again") from error
-    if not all(torch.isfinite(value).all() for value in state.values()):
-        raise CheckpointError(f"{path}: holds weights that are not finite; take an earlier checkpoint of that run")
+    if (name := first_not_finite(state.items())) is not None:
+        raise CheckpointError(
+            f"{path}: {name}: holds values that are not finite; take an earlier checkpoint of that run"
+        )
     return network.eval(), vocabulary, metadata
 
 
@@ -222,6 +232,6 @@ def _naming_damage(path: Path) -> Iterator[None]:
     """Turn an error raised while metadata are parsed into a CheckpointError that names the file."""
     try:
         yield
-    except (KeyError, ValueError, TypeError, VocabularyError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError, VocabularyError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: its metadata is damaged ({reason}); fetch it again") from error
