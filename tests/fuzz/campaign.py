@@ -105,12 +105,12 @@ def _watched(worker: multiprocessing.process.BaseProcess, counts: SynchronizedAr
 def keep(folder: Path, find: Find, data: bytes, index: int) -> None:
     """Note a find in a folder; the first of its kind with its input."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "kinds.txt").open("a", encoding="utf-8") as kinds:
+    with (folder / "kinds.txt").open("a", encoding="utf-8", errors="backslashreplace") as kinds:
         kinds.write(f"{find.kind}\n")
     path = folder / hashlib.sha256(find.kind.encode()).hexdigest()[:12]
     if not path.exists():
         path.write_bytes(data)
-        path.with_suffix(".txt").write_text(f"input {index}: {find}\n", encoding="utf-8")
+        path.with_suffix(".txt").write_text(f"input {index}: {find}\n", "utf-8", "backslashreplace")
 
 
 @contextmanager

@@ -63,15 +63,16 @@ def open_requests(materials: Materials) -> Fuzzed:
 def _status_and_body(port: int, data: bytes) -> tuple[int, bytes] | None:
     """The first reply to these bytes; None where there is none, as for half of a request, whose end never comes."""
     with socket.create_connection((LOOPBACK, port), timeout=8) as connection:
-        response = http.client.HTTPResponse(connection)
+        method = _method(data)
+        response = http.client.HTTPResponse(connection, method=method)
         try:
             connection.sendall(data)
-            if not _is_whole(data):
+            if method is None:
                 connection.shutdown(socket.SHUT_WR)
             response.begin()
             return response.status, response.read()
         except (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected):
-            if _is_whole(data):
+            if method is not None:
                 raise Find("no reply to a whole request") from None
             return None
         except TimeoutError:
@@ -80,19 +81,24 @@ def _status_and_body(port: int, data: bytes) -> tuple[int, bytes] | None:
             raise Find("a reply that is no HTTP", repr(error)) from None
 
 
-def _is_whole(data: bytes) -> bool:
-    """Whether these bytes hold a whole request, or what can be none whatever follows: each needs a reply."""
+def _method(data: bytes) -> str | None:
+    """The method of the first request in these bytes; None where it goes on: there need be no reply then.
+
+    What can be no request, whatever follows, is "" here, and needs a reply.
+    """
     if not data:  # which h11 takes for the end of the connection
-        return False
-    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 16)
+        return None
+    parser, method = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 16), ""
     try:
         parser.receive_data(data)
         while (event := parser.next_event()) is not h11.NEED_DATA:
+            if isinstance(event, h11.Request):
+                method = event.method.decode()
             if event is h11.PAUSED or isinstance(event, h11.EndOfMessage):
-                return True
+                return method
     except h11.RemoteProtocolError:
-        return True
-    return False
+        return method
+    return None
 
 
 def _check(reply: tuple[int, bytes] | None) -> None:

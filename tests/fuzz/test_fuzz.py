@@ -99,7 +99,7 @@ def a_glutton(data: bytes) -> None:
     ("target", "kind"),
     [
         (a_crash, "IndexError at test_fuzz.py"),
-        (two_lines, "a message with the character"),
+        (two_lines, "a message that is not one line"),
         (a_loop, "too slow"),
         (a_glutton, "too much memory"),
     ],
