@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
+import shutil
 import socket
 import struct
 import subprocess
@@ -190,18 +190,59 @@ def replace_file(path: Path, data: bytes) -> None:
 # Clocks
 
 _STEPPED = """\
-import random, time
-_time, _draw, _steps = time.time, random.Random({seed!r}), {steps!r}
-def stepped():
-    return _time() + _draw.choice(_steps)
-time.time = stepped
-time.time_ns = lambda: int(stepped() * 1e9)
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/time.h>
+#include <time.h>
+
+static const long steps[] = {STEPS};
+
+static long step(void) {
+  struct timespec now;
+  static int (*real)(clockid_t, struct timespec *);
+  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+  real(CLOCK_MONOTONIC, &now);
+  unsigned long period = (unsigned long)(now.tv_sec * 1000 + now.tv_nsec / 1000000) / PERIOD_MS + SEED;
+  return steps[period * 2654435761UL % 4294967296UL % (sizeof steps / sizeof *steps)];
+}
+
+int clock_gettime(clockid_t id, struct timespec *ts) {
+  static int (*real)(clockid_t, struct timespec *);
+  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+  int failed = real(id, ts);
+  if (!failed && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) ts->tv_sec += step();
+  return failed;
+}
+
+int gettimeofday(struct timeval *restrict tv, void *restrict zone) {
+  struct timespec ts;
+  (void)zone;
+  int failed = clock_gettime(CLOCK_REALTIME, &ts);
+  tv->tv_sec = ts.tv_sec;
+  tv->tv_usec = ts.tv_nsec / 1000;
+  return failed;
+}
+
+time_t time(time_t *out) {
+  struct timespec ts;
+  clock_gettime(CLOCK_REALTIME, &ts);
+  if (out) *out = ts.tv_sec;
+  return ts.tv_sec;
+}
 """
 
 
-def stepped_clock(folder: Path, seed: str, steps_s: Sequence[float]) -> dict[str, str]:
-    """Environment of commands in Python, their children included, whose wall clock jumps by one of `steps_s` seconds
-    each time that it is read."""
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(_STEPPED.format(seed=seed, steps=tuple(steps_s)), "utf-8")
-    return {"PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])}
+def stepped_clock(folder: Path, draw: random.Random, steps_s: Sequence[int], period_ms: int) -> dict[str, str]:
+    """Environment of processes whose wall clock jumps: it is off by one of `steps_s` seconds, another one after every
+    `period_ms` milliseconds, and by the same in all of them. Skips the test where there is no C compiler."""
+    compiler = shutil.which("cc")
+    if not compiler:
+        pytest.skip("a clock that jumps needs a C compiler")
+    source, library = folder / "clock.c", folder / "clock.so"
+    values = {"STEPS": ", ".join(map(str, steps_s)), "PERIOD_MS": str(period_ms), "SEED": str(draw.randrange(2**16))}
+    code = _STEPPED
+    for name, value in values.items():
+        code = code.replace(name, value)
+    source.write_text(code, "utf-8")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import subprocess
 import threading
 import time
@@ -133,15 +132,14 @@ class ClientCommand:
 
     def finish(self, pictures: Path, tally: Tally) -> None:
         """Wait until it ends, and compare its folder with the one that `generate` filled."""
-        code = self.process.wait(_TIMEOUT_S + _PATIENCE_S)
-        told = self._log.read_text("utf-8").splitlines()
+        try:
+            code: object = self.process.wait(_TIMEOUT_S + _PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = f"a kill after {_TIMEOUT_S + _PATIENCE_S:.0f} s"
         if code:
-            tally.lost.append(f"client ended with {code}: {told[-1:]}")
+            tally.lost.append(f"client ended with {code}: {self._log.read_text('utf-8').splitlines()[-1:]}")
         compare_folders(self.folder, pictures, tally)
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
 
 def compare_folders(found: Path, right: Path, tally: Tally) -> None:

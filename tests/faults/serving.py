@@ -89,7 +89,7 @@ class Serve:
         names: dict[str, Callable[[list[str]], bool]] = {
             "tritonserver": lambda words: Path(words[0]).name == "tritonserver",
             "stub": lambda words: Path(words[0]).name == "triton_python_backend_stub",
-            "gateway": lambda words: any("gateway" in word for word in words),
+            "gateway": lambda words: any(".gateway." in word for word in words),
         }
         return next((pid for pid, words in self._traces.processes().items() if names[part](words)), None)
 

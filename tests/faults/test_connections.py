@@ -13,7 +13,10 @@ from faults.trial import Trial
 from relays import listening
 
 _CUTS = 60
-_LONGEST = {"grpc": 600_000, "http": 150_000}  # a gRPC connection carries many answers, one of HTTP a single one
+_LONGEST = {
+    "grpc": 8_000_000,
+    "http": 5_000_000,
+}  # the longest answer has 2 million bytes; gRPC sends many by one connection
 _HELD_S = 5.0
 _SLOW, _IDLE = 40, 400
 

@@ -15,6 +15,8 @@ from faults.trial import Trial
 
 KILL, STOP, GO_ON = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
 
+SIGNALS = [pytest.param(KILL, id="killed"), pytest.param(STOP, id="stopped")]
+
 _LATEST_S = 2.0
 _HITS = 2
 _STOPPED_S = 6.0
@@ -46,7 +48,7 @@ def strikes(trial: Trial, part: str, number: signal.Signals, hits: int = _HITS) 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [KILL, STOP])
+@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("part", ["tritonserver", "stub", "gateway", "serve"])
 def test_part_of_a_server(trial: Trial, part: str, number: signal.Signals) -> None:
     strikes(trial, part, number)
@@ -68,7 +70,7 @@ def test_next_start_cleans_up_after_a_server_that_was_killed_whole(trial: Trial)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [KILL, STOP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_client(trial: Trial, number: signal.Signals) -> None:
     """A client that was killed is run again, and makes only what is missing; one that was stopped goes on."""
     with trial.serve() as server:
