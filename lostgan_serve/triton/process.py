@@ -115,9 +115,11 @@ class TritonProcess:
         self._watch = FaultWatch(self._process.pid)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
         self._channel.close()
-        self._stop()
+        if not isinstance(error, FaultError):  # it would wait in vain for what it has begun
+            self._let_finish()
+        self._end()
 
     @property
     def pid(self) -> int:
@@ -144,8 +146,11 @@ class TritonProcess:
         return True
 
     def wait(self, stop: StopRequest, check: Callable[[], str | None]) -> int:
-        """Wait until the server ends, or is asked to. Returns its exit code, 0 where it was asked. Raises FaultError where
-        a signal ended it, or where it goes on and does not work. check: describes a fault that others see."""
+        """Wait until the server ends, or is asked to. Returns its exit code, 0 where it was asked.
+
+        Raises FaultError where a signal ended it, or where it goes on and does not work. check: describes a fault that
+        others see.
+        """
         while not stop.asked:
             if (code := self._process.poll()) is not None:
                 return self._told_end(code)
@@ -171,16 +176,21 @@ class TritonProcess:
             return False
         return bool(answer == b"\x08\x01")  # its one field is true
 
-    def _stop(self) -> None:
-        """Let the server finish what it has begun. One that does not work is ended at once: it would wait in vain."""
+    def _let_finish(self) -> None:
+        """Let the server finish what it has begun, as long as it gets on with it."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        end = time.monotonic() + _STOP_S
-        while self._process.poll() is None and time.monotonic() < end and not self._watch.fault():
+        stall, end = StallWatch(self.pid, lambda: self._log.count, stops=True), time.monotonic() + _STOP_S
+        while self._process.poll() is None and not self._watch.fault():
+            reason = stall.fault() or (f"it took {_STOP_S:.0f} s" if time.monotonic() >= end else None)
+            if reason:
+                self._progress.note(f"tritonserver did not stop ({reason}) and was killed")
+                return
             time.sleep(_POLL_S)
-        if self._process.poll() is None and time.monotonic() >= end:
-            self._progress.note(f"tritonserver did not stop within {_STOP_S:.0f} s and was killed")
-        with suppress(ProcessLookupError):  # a stub outlives a server that was killed
+
+    def _end(self) -> None:
+        """End it with all of its children: a stub outlives a server that was killed."""
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._log.join()

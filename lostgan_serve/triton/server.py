@@ -94,6 +94,7 @@ def serve(
                 with TritonProcess(launch, progress, verbose=verbose) as process:
                     if not process.wait_until_ready(stop):
                         return 0
+                    _tell(door, Status(True, "", faults.count))
                     if faults.count:
                         progress.note(f"tritonserver is ready again after {time.monotonic() - began:.1f} s")
                     else:

@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_STALL_S = 60.0
+_STALL_S = 60.0  # of a start
+_IDLE_S = 5.0  # of a stop
 _FAULT_S = 3.0  # tritonserver itself lets a child be dead for a moment when it unloads a model
-_BUSY_CPU_S = 1.0  # waiting processes poll, which takes less than that in _STALL_S
+_BUSY = 0.02  # share of a core; waiting processes poll, which takes less
 _STATES = {"Z": "has died", "T": "has been stopped by a signal"}
 
 
@@ -58,20 +59,21 @@ class FaultWatch:
 
 
 class StallWatch:
-    """Notices a start that gets no further. lines: returns how many lines the server has printed."""
+    """Notices a start or a stop that gets no further. lines: returns how many lines the server has printed. stops:
+    whether it is a stop."""
 
-    def __init__(self, pid: int, lines: Callable[[], int]) -> None:
-        self._pid, self._lines = pid, lines
+    def __init__(self, pid: int, lines: Callable[[], int], *, stops: bool = False) -> None:
+        self._pid, self._lines, self._within_s = pid, lines, _IDLE_S if stops else _STALL_S
         self._mark = (0, 0.0)
         self._since = time.monotonic()
 
     def fault(self) -> str | None:
-        """Describe a start that has neither printed nor computed anything for a minute; None for any other."""
+        """Describe a server that has neither printed nor computed anything for seconds; None for any other."""
         lines, cpu_s = self._lines(), sum(process.cpu_s for process in _family(self._pid))
-        if lines != self._mark[0] or abs(cpu_s - self._mark[1]) >= _BUSY_CPU_S:
+        if lines != self._mark[0] or abs(cpu_s - self._mark[1]) >= _BUSY * self._within_s:
             self._mark, self._since = (lines, cpu_s), time.monotonic()
-        stalled = time.monotonic() - self._since >= _STALL_S
-        return f"it did nothing for {_STALL_S:.0f} s" if stalled else None
+        stalled = time.monotonic() - self._since >= self._within_s
+        return f"it did nothing for {self._within_s:.0f} s" if stalled else None
 
 
 def _family(pid: int) -> list[_Process]:

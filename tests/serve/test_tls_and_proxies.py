@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from conftest import EXAMPLES, Cli, fails_in_one_line
 from lostgan_serve.errors import InputError, ServerError, ServerUnavailableError
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import Certificates, TritonRunner
+from lostgan_serve.triton.exposure import Exposure
 from lostgan_serve.triton.server import Endpoints, running_server
 from relays import HttpProxy, Relay, listening, server_context
 from servers import assert_answers
@@ -320,3 +323,20 @@ def test_certificates_and_an_address_without_tls(
     fails_in_one_line(cli(*command, "--tls-ca", keys / "ca.pem"), ["--tls-ca", f"grpcs://{server.grpc}"])
     monkeypatch.setenv("LOSTGAN_SERVE_TLS_CA", str(keys / "ca.pem"))
     cli(*command, check=True)
+
+
+def test_a_server_encrypts_all_that_it_answers(keys: Path, tiny_repository: Path, local: OnnxRunner) -> None:
+    own = Certificates(cert=keys / "server.pem", key=keys / "server.key")
+    with running_server(tiny_repository, Exposure(certificates=own)) as endpoints:
+        for url in (f"grpcs://localhost:{_port(endpoints.grpc)}", f"https://localhost:{_port(endpoints.http)}"):
+            assert_answers(TritonRunner(url, MODEL, certificates=Certificates(ca=keys / "ca.pem")), local)
+        for url in (endpoints.grpc, f"http://{endpoints.http}"):
+            with pytest.raises(ServerError, match="TLS"):
+                TritonRunner(url, MODEL)
+        context = ssl.create_default_context(cafile=keys / "ca.pem")
+        url = f"https://localhost:{_port(endpoints.metrics)}/metrics"
+        assert b"nv_inference" in urllib.request.urlopen(url, context=context, timeout=10).read()
+
+
+def _port(netloc: str) -> str:
+    return netloc.rpartition(":")[2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +19,6 @@ QUESTION_S, INFERENCE_S = 20.0, 300.0
 """The longest wait for an answer, in seconds, where the client names none."""
 
 _METRICS_S, _METRICS_BYTES = 5.0, 2**24
-_STATUS_S = 0.2
 
 QUEUE_FULL = "Exceeds maximum queue size"
 """Triton's own words, which clients know."""
@@ -43,16 +41,13 @@ class Backend:
         unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         quick = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
         self._channel: Any = self._grpc.aio.insecure_channel(settings.sockets.grpc, [*unlimited, *quick])
-        self._status, self._status_time = Status(False, "the server is starting"), 0.0
         self.under_way = 0
         self.refused: Counter[str] = Counter()
 
     @property
     def status(self) -> Status:
         """What the process that watches tritonserver said last."""
-        if time.monotonic() - self._status_time > _STATUS_S:
-            self._status, self._status_time = Status.read(Path(self._settings.folder)), time.monotonic()
-        return self._status
+        return Status.read(Path(self._settings.folder))
 
     def refuse(self, reason: str) -> None:
         """Count a request that was not passed on."""
@@ -102,8 +97,10 @@ class Backend:
             self.under_way -= 1
 
     async def _call(self, method: str, request: bytes, timeout_s: float) -> bytes:
+        there = self.status.ready  # the channel may not have found out yet that tritonserver is back
         try:
-            return await self._channel.unary_unary(method)(request, timeout=timeout_s)  # type: ignore[no-any-return]
+            call = self._channel.unary_unary(method)(request, timeout=timeout_s, wait_for_ready=there)
+            return await call  # type: ignore[no-any-return]
         except self._grpc.aio.AioRpcError as error:
             raise CallError(error.code().name, error.details() or error.code().name) from error
 
