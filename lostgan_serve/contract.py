@@ -41,13 +41,14 @@ MAX_LABELS = 10_000
 MAX_BATCH = 1024
 """The largest batch a model is made for. Its inputs and outputs at 512 px and 254 slots take 64 GiB."""
 
-MAX_CODE = 16.0
-"""The largest element of a style code, of either sign. Codes are standard normals, truncated at 8 at most; of a linear
-mix of two nothing is larger, and of a spherical one nothing is more than twice as large unless they are over 120
-degrees apart. Beyond it pictures turn into noise, and from 10^6 on values overflow and pictures are black."""
+MAX_CODE = 8.0
+"""The largest element of a style code, of either sign. One standard normal in 10^15 is larger, so that no truncated code
+and no mix of two meets it. Farther out pictures turn into noise; in fp16 some were black from 14 on, in fp32 all from
+10^6 on."""
 
 MAX_COORDINATE = 1000.0
-"""The largest number in a box, of either sign, in units of the canvas. Boxes of layouts lie inside it."""
+"""The largest number in a box, of either sign, in units of the canvas: float32 places an edge to a thirtieth of a pixel
+there. Boxes of layouts lie inside the canvas, but for those of empty slots."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from lostgan_serve.choices import MAX_SEED
-from lostgan_serve.contract import MAX_SLOTS, Z_DIM
+from lostgan_serve.contract import MAX_CODE, MAX_SLOTS, Z_DIM
 
-MAX_TRUNCATION = 8.0
-"""Beyond this, truncation changes nothing: one normal in 10^15 is larger."""
+MAX_TRUNCATION = MAX_CODE
+"""Beyond this, truncation changes nothing."""
 MIN_TRUNCATION = 0.05
 """Below this, codes would have to be redrawn too often."""
 
