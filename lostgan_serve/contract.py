@@ -42,9 +42,9 @@ MAX_BATCH = 1024
 """The largest batch a model is made for. Its inputs and outputs at 512 px and 254 slots take 64 GiB."""
 
 MAX_CODE = 8.0
-"""The largest element of a style code, of either sign. One standard normal in 10^15 is larger, so that no truncated code
-and no mix of two meets it. Farther out pictures turn into noise; in fp16 some were black from 14 on, in fp32 all from
-10^6 on."""
+"""The largest element of a style code, of either sign. One standard normal in 10^15 is larger, so that no code that was
+drawn meets it, and no mix of two. Farther out pictures turn into noise; in fp16 some were black from 14 on, in fp32 all
+from 10^6 on."""
 
 MAX_COORDINATE = 1000.0
 """The largest number in a box, of either sign, in units of the canvas: float32 places an edge to a thirtieth of a pixel
