@@ -23,7 +23,7 @@ DOMAINS = ("", "ai.onnx")
 
 _MOST_FIELDS = 1_000_000  # fifty times as many as export writes; they take about a second
 _MOST_GRAPHS_WITHIN = 8  # a graph within an operator within a graph; export writes one
-_MOST_DIMS_BYTES = 80
+_MOST_DIMENSIONS = 16
 
 _METADATA, _GRAPH, _FUNCTIONS = 14, 7, 25  # of a ModelProto
 _NODES, _INITIALIZERS, _SPARSE = 1, 5, 15  # of a GraphProto
@@ -107,7 +107,7 @@ class _Reader:
             raise self._refused(f"the values of its tensor {name} are in another file")
         dims = [size for number, value in fields if number == _DIMS for size in _integers(value)]
         # the smallest values take half a byte
-        if min(dims, default=0) < 0 or math.prod(dims) > 2 * len(tensor):
+        if len(dims) > _MOST_DIMENSIONS or min(dims, default=0) < 0 or math.prod(dims) > 2 * len(tensor):
             raise self._refused(f"its tensor {name} has not as many values as its shape says, {_quoted(dims)}")
         if not all(_are_finite(number, value, single.get(_TYPE)) for number, value in fields):
             raise self._refused(f"its tensor {name} holds values that are not finite")
@@ -168,13 +168,13 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 def _integers(field: int | memoryview) -> list[int]:
-    """The signed integers of a repeated field: one by itself, or several together. Raises _DamagedError."""
+    """The signed integers of a repeated field: one by itself, or several together, of which only so many are read as a
+    tensor has dimensions. Raises _DamagedError."""
     if isinstance(field, int):
         return [field - (1 << 64) if field >> 63 else field]
-    if len(field) > _MOST_DIMS_BYTES:
-        raise _DamagedError("a tensor of too many dimensions")
-    found, position = [], 0
-    while position < len(field):
+    found: list[int] = []
+    position = 0
+    while position < len(field) and len(found) <= _MOST_DIMENSIONS:
         value, position = _varint(field, position)
         found += _integers(value)
     return found
