@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from lostgan_serve.errors import LostganError
 from lostgan_serve.triton.addresses import ALL, LOOPBACK
 
 if TYPE_CHECKING:
+    from lostgan_serve.triton.check import Finding
     from lostgan_serve.triton.server import Endpoints
 
 _models, _addresses, _network = grouped("Models"), grouped("Addresses"), grouped("Network")
@@ -63,6 +64,13 @@ def _port(option: str, default: int, purpose: str) -> Callable[[Any], Any]:
     is_flag=True,
     help="Let tritonserver itself face the network, without the gateway's limits, where a proxy stands before it.",
 )
+@_network(
+    "--check",
+    "only_check",
+    is_flag=True,
+    help="Start the server on this machine alone, look at its version, doors and room, print the findings, and end it. "
+    "Exit code 1 where others should not be let in.",
+)
 @click.option("--verbose", is_flag=True, help="Show every line of the server's log.")
 def serve(
     repository: Path,
@@ -75,6 +83,7 @@ def serve(
     tls_key: Path | None,
     without_tls: bool,
     direct: bool,
+    only_check: bool,
     verbose: bool,
 ) -> None:
     """Serve every exported model with Triton, on this machine only unless --host or --public says otherwise.
@@ -90,6 +99,7 @@ def serve(
     """
     from lostgan_serve.progress import ConsoleProgress
     from lostgan_serve.runners.triton.tls import Certificates
+    from lostgan_serve.triton.check import check
     from lostgan_serve.triton.exposure import Exposure
     from lostgan_serve.triton.server import serve as run
 
@@ -105,7 +115,18 @@ def serve(
         Certificates(cert=tls_cert, key=tls_key),
         direct,
     )
+    if only_check:
+        sys.exit(_tell(check(repository, exposure)))
     sys.exit(run(repository, exposure, on_ready=_print, progress=ConsoleProgress(), verbose=verbose))
+
+
+def _tell(findings: Iterable[Finding]) -> int:
+    """Print findings as they come. Returns 1 where one of them is a fault."""
+    code = 0
+    for finding in findings:
+        click.echo(f"{finding.level:8} {finding.text}")
+        code = max(code, int(finding.level == "fault"))
+    return code
 
 
 def _print(endpoints: Endpoints) -> None:

@@ -32,9 +32,11 @@ from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.runners.triton.transport import triton_type
 from lostgan_serve.triton.addresses import LOOPBACK, find_addresses
+from lostgan_serve.triton.check import check
 from lostgan_serve.triton.exposure import Exposure
 from lostgan_serve.triton.front_door import FrontDoor
 from lostgan_serve.triton.gateway.settings import Settings, Status
+from lostgan_serve.triton.process import Launch
 from lostgan_serve.triton.server import Endpoints, running_server
 from servers import MODEL, assert_answers, children, layouts, leaves_nothing, serving, until
 from servers import gateway as gateway_of
@@ -368,3 +370,18 @@ def test_requests_that_a_model_refuses_name_the_tensor(server: Endpoints) -> Non
     for url in (server.grpc, f"http://{server.http}"):
         with closing(TritonRunner(url, MODEL)) as runner, pytest.raises(RequestError, match="boxes"):
             runner.run(tensors, ["image"])
+
+
+def test_a_look_at_a_server_before_others_are_let_in(
+    cli: Cli, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = cli("serve", "--repository", tiny_repository, "--check", check=True)
+    levels = [line.split()[0] for line in done.stdout.splitlines()]
+    assert levels == ["warning", *["ok"] * 5]
+    assert "tritonserver 2.51.0 lacks the fixes of" in done.stdout
+    assert cli("serve", "--repository", tiny_repository, "--check", "--direct").returncode == 1
+
+    monkeypatch.setattr(Launch, "_public", lambda self: self.addresses.options())
+    findings = [finding for finding in check(tiny_repository, Exposure(direct=True)) if finding.level == "fault"]
+    assert "HTTP: /v2/repository/index" in findings[1].text
+    assert "gRPC: repository" in findings[2].text
