@@ -103,14 +103,14 @@ def serve(
     from lostgan_serve.triton.exposure import Exposure
     from lostgan_serve.triton.server import serve as run
 
-    if public and host:
+    if public and host is not None:
         raise LostganError("--public: it stands for --host 0.0.0.0; leave one of them out")
     if without_tls and not public:
         raise LostganError("--without-tls: it goes with --public")
     if public and not (tls_cert or without_tls):
         raise LostganError("--public: give --tls-cert, or say --without-tls")
     exposure = Exposure(
-        host or (ALL if public else LOOPBACK),
+        host if host is not None else (ALL if public else LOOPBACK),
         (http_port, grpc_port, metrics_port),
         Certificates(cert=tls_cert, key=tls_key),
         direct,
