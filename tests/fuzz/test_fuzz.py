@@ -28,6 +28,14 @@ CORPUS = Path(__file__).parent / "corpus"
 EXAMPLES_OF = {"visual-genome": 60, "checkpoint": 60, "onnx": 60}
 """How many inputs are tried, 200 where nothing is said: those of slow targets are fewer."""
 
+OPEN_FINDS = {
+    "checkpoint/name-of-5000-characters": "the message has all of the name",
+    "checkpoint/no-weights": "the message has the names of all missing weights",
+    "manifest/background-in-the-only-slot": "there is room for no object",
+    "onnx/image-of-another-shape": "a file without a manifest beside it may declare other shapes than it computes",
+}
+"""Finds that are known, and not mended yet."""
+
 Open = Callable[[str], Fuzzed]
 
 
@@ -69,9 +77,13 @@ def test_changed_inputs_are_refused_or_give_whole_results(name: str, opened: Ope
     try_one()
 
 
-@pytest.mark.parametrize("path", sorted(CORPUS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_former_finds_are_refused_or_give_whole_results(path: Path, opened: Open) -> None:
-    tried(opened(path.parent.name).target, path.read_bytes())
+@pytest.mark.parametrize("name", sorted(f"{path.parent.name}/{path.name}" for path in CORPUS.glob("*/*")))
+def test_hostile_inputs_and_former_finds_are_refused_or_give_whole_results(
+    name: str, opened: Open, request: pytest.FixtureRequest
+) -> None:
+    if name in OPEN_FINDS:
+        request.applymarker(pytest.mark.xfail(reason=OPEN_FINDS[name], raises=Find, strict=True))
+    tried(opened(name.partition("/")[0]).target, (CORPUS / name).read_bytes())
 
 
 # What is a find

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import math
 import re
 import stat
 import subprocess
@@ -11,10 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from conftest import EXAMPLES
+from conftest import EXAMPLES, Cli
 from documents import commands
+from editing import FAULTY, QUICK, a_layout, editing, received
+from lostgan_serve.contract import input_specs
 from offline import CLI, Offline, addresses, require_offline, strangers
-from servers import MODEL, children
+from servers import MODEL, children, serving
+
+SECRET, NUMBER = "what-the-user-drew", 987654321
 
 _HELP = """\
 import sys
@@ -139,6 +146,75 @@ def test_a_look_up_would_be_noticed(offline: Offline) -> None:
         line.split()[1] for line in Path("/etc/resolv.conf").read_text("utf-8").splitlines() if "namese" in line
     ]
     assert offline.spoken_to() & {*nameservers, "127.0.0.1"}
+
+
+# Logs
+
+
+@pytest.mark.slow
+def test_the_log_of_a_server_holds_nothing_of_requests(tiny_repository: Path, cli: Cli, tmp_path: Path) -> None:
+    layout = tmp_path / f"{SECRET}.json"
+    layout.write_text(json.dumps({"objects": [{"label": "sky", "box": [0, 0, 1, 1], "id": SECRET}]}))
+    process, (http, grpc, _) = serving(tiny_repository)
+    try:
+        for url in (grpc, f"http://{http}"):
+            cli("client", layout, "--url", url, "--out", tmp_path / url[:4], check=True)
+        for body in wrong_bodies():
+            answered(http, f"/v2/models/{MODEL}/infer", body)
+        answered(http, f"/v2/models/{SECRET}/infer", b"{}")
+        answered(http, f"/{SECRET}?{SECRET}=1", b"{}")
+    finally:
+        process.terminate()
+        log = "".join(process.communicate(timeout=60))
+    assert process.returncode == 0
+    assert not [secret for secret in (SECRET, str(NUMBER)) if secret in log], log
+
+
+def wrong_bodies() -> list[bytes]:
+    """Requests that a server refuses: each holds SECRET or NUMBER."""
+    inputs = [
+        {
+            "name": spec.name,
+            "datatype": {"i": "INT64", "f": "FP32"}[spec.dtype.kind],
+            "shape": [1, *spec.dims],
+            "data": [NUMBER] * math.prod(spec.dims),
+        }
+        for spec in input_specs(12)
+    ]
+    return [
+        json.dumps({"id": SECRET, "inputs": inputs}).encode(),
+        json.dumps({"id": SECRET, "inputs": [{**inputs[0], "name": SECRET}]}).encode(),
+        json.dumps({"id": SECRET, "inputs": [{**inputs[0], "datatype": SECRET}]}).encode(),
+        json.dumps({"inputs": inputs[:1], "outputs": [{"name": SECRET}]}).encode(),
+        f'{{"id": "{SECRET}", '.encode(),
+        SECRET.encode(),
+    ]
+
+
+def answered(address: str, path: str, body: bytes) -> None:
+    """Send a request that is refused."""
+    connection = http.client.HTTPConnection(address, timeout=20)
+    try:
+        connection.request("POST", path, body, {"X-Note": SECRET, "Authorization": f"Bearer {SECRET}"})
+        response = connection.getresponse()
+        response.read()
+        assert 400 <= response.status < 500, (path, body, response.status)
+    finally:
+        connection.close()
+
+
+def test_the_log_of_the_editor_holds_nothing_of_requests(tmp_path: Path) -> None:
+    layout = {"objects": [{"label": QUICK, "box": [0, 0, 1, 1], "id": SECRET}]}
+    with editing(tmp_path) as running:
+        assert running.generate(layout).status == 200
+        assert running.generate(a_layout(SECRET)).status == 400
+        assert running.generate(a_layout(FAULTY)).status == 500
+        assert running.ask(f"/api/open?name={SECRET}", SECRET.encode()).status == 400
+        assert running.ask(f"/{SECRET}").status == 404
+        assert received(running.connect(f"{SECRET} HTTP/9\r\n\r\n"))
+        log = running.stop()
+    assert "error: RuntimeError at " in log
+    assert SECRET not in log
 
 
 @pytest.mark.parametrize(
