@@ -94,11 +94,11 @@ def empty_batch(batch: int, slots: int) -> dict[str, Array]:
 def fault(tensors: Tensors, slots: int, labels: int) -> str | None:
     """Say why a batch is not one that a model with `slots` object slots and `labels` labels can generate; None where it
     is. The reason names the tensor and its bound."""
-    sizes = {name: len(tensors[name]) if tensors[name].ndim else 0 for name in INPUT_NAMES}
     for spec in input_specs(slots):
         found = tensors[spec.name]
         if found.dtype != spec.dtype or found.shape[1:] != spec.dims:
             return f"{spec.name}: {found.dtype} {found.shape[1:]} a layout, not {spec.dtype} {spec.dims}"
+    sizes = {name: len(tensors[name]) for name in INPUT_NAMES}
     if len(set(sizes.values())) > 1 or not all(sizes.values()):
         return f"{', '.join(f'{name} {size}' for name, size in sizes.items())}: give all the same number of layouts"
     return _fault_of_values(tensors, labels)
@@ -109,11 +109,11 @@ def _fault_of_values(tensors: Tensors, labels: int) -> str | None:
     if ids.min() < 0 or ids.max() >= labels:
         return f"labels: ids must be 0 to {labels - 1}, not {ids.min()} to {ids.max()}"
     for name, bound in (("boxes", MAX_COORDINATE), ("z_obj", MAX_CODE), ("z_img", MAX_CODE)):
-        largest = np.abs(tensors[name]).max()
-        if not np.isfinite(largest):
+        extreme = tensors[name].flat[np.abs(tensors[name]).argmax()]  # NaN where there is one
+        if not np.isfinite(extreme):
             return f"{name}: holds a value that is not finite"
-        if largest > bound:
-            return f"{name}: values must be from {-bound:g} to {bound:g}, and one is {largest:g} from 0"
+        if abs(extreme) > bound:
+            return f"{name}: values must be from {-bound:g} to {bound:g}, not {extreme:g}"
     if boxes[..., 2:].min() <= 0:
         return f"boxes: width and height must be above 0, also in empty slots (their box is {PAD_BOX})"
     return None

@@ -82,12 +82,15 @@ class ModelVersion:
             return self.plan.is_file()
 
     def manifest(self) -> Manifest:
-        """The manifest beside the ONNX file. Raises ModelError where there is none, and InputError."""
+        """The manifest beside the ONNX file, or the one within it. Raises ModelError where there is neither, and
+        InputError."""
         with reading(self.manifest_file):
-            if not self.manifest_file.is_file():
-                raise ModelError(f"{self.manifest_file}: no such file; make a model with: lostgan-serve export")
-        data = read_file(self.manifest_file, MAX_MANIFEST_BYTES)
-        return Manifest.from_json(data, str(self.manifest_file))
+            is_beside, is_within = self.manifest_file.is_file(), self.onnx.is_file()
+        if is_beside:
+            return Manifest.from_json(read_file(self.manifest_file, MAX_MANIFEST_BYTES), str(self.manifest_file))
+        if is_within:
+            return self._manifest_within(read_file(self.onnx, MAX_BYTES))
+        raise ModelError(f"{self.manifest_file}: no such file; make a model with: lostgan-serve export")
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write the manifest beside the ONNX file, with that file's hash. Raises OutputError."""
@@ -116,12 +119,16 @@ class ModelVersion:
                 f"{self.onnx}: is not the file that export made (its sha256 differs from the manifest's); "
                 "export it again"
             )
-        own = Manifest.from_json(read_metadata(data, self.onnx).get(METADATA_KEY, ""), str(self.onnx))
-        if beside is not None and beside.model_copy(update={"onnx_sha256": None}) != own:
+        within = self._manifest_within(data)
+        if beside is not None and beside.model_copy(update={"onnx_sha256": None}) != within:
             raise ModelError(
-                f"{self.manifest_file}: differs from the manifest within {self.onnx.name}: it was edited, or is another "
-                "model's; export it again"
+                f"{self.manifest_file}: differs from the manifest within {self.onnx.name}: edited, or another model's; "
+                "export it again"
             )
+
+    def _manifest_within(self, data: bytes) -> Manifest:
+        """The manifest in the metadata of the ONNX file, whose bytes are `data`."""
+        return Manifest.from_json(read_metadata(data, self.onnx).get(METADATA_KEY, ""), str(self.onnx))
 
     def _manifest_beside(self) -> Manifest | None:
         """The manifest of a file that lies where export puts it; None where it lies elsewhere, or has none."""

@@ -71,7 +71,8 @@ def check_configuration(model: ModelFolder, manifest: Manifest) -> None:
     """Raise ModelError where a file beside a model's versions says otherwise than the manifest which tensors and labels
     the model has, and InputError where it cannot be read.
 
-    Files that are not there say nothing. Queues, instances and the like are for whoever serves the model to choose.
+    Files and parameters that are not there say nothing. Queues, instances and the like are for whoever serves the model
+    to choose.
     """
     for path in (model.path / PRODUCTION_FILE, *sorted(model.path.glob("configs/*.pbtxt"))):
         if _is_there(path):
@@ -98,8 +99,8 @@ def _check_facts(found: ModelConfig, source: str, manifest: Manifest) -> None:
         {key: value.string_value for key, value in one.parameters.items() if key in Manifest.model_fields}
         for one in (expected, found)
     )
-    for key in sorted(facts.keys() | stated.keys()):
-        if facts.get(key) != stated.get(key):
+    for key, value in sorted(stated.items()):
+        if value != facts.get(key):
             raise _edited(source, f"its parameter {key}")
 
 

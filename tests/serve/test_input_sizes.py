@@ -141,7 +141,7 @@ def test_hostile_annotations_are_refused_at_once(tmp_path: Path, text: str, word
 # tensors
 
 
-def batch(name: str, place: tuple[int, ...] = (), value: float = 0) -> dict[str, Array]:
+def batch(name: str, place: tuple[int | slice, ...] = (), value: float = 0) -> dict[str, Array]:
     tensors = empty_batch(2, SLOTS)
     if name:
         tensors[name][place] = value
@@ -152,9 +152,10 @@ def batch(name: str, place: tuple[int, ...] = (), value: float = 0) -> dict[str,
     ("tensors", "words"),
     [
         (batch("z_obj", (1, 3, 5), 1e38), "z_obj: values must be from -8 to 8"),
-        (batch("z_obj", (0, 0, 0), -8.1), "z_obj: values must be from -8 to 8"),
-        (batch("z_img", (1, 127), 17), "z_img: values must be from -8 to 8, and one is 17 from 0"),
+        (batch("z_obj", (0, 0, 0), -8.1), "z_obj: values must be from -8 to 8, not -8.1"),
+        (batch("z_img", (1, 127), 17), "z_img: values must be from -8 to 8, not 17"),
         (batch("z_img", (0, 0), float("nan")), "z_img: holds a value that is not finite"),
+        (batch("z_img", (slice(None), slice(3, 9)), float("nan")), "z_img: holds a value that is not finite"),
         (batch("z_obj", (0, 0, 0), float("-inf")), "z_obj: holds a value that is not finite"),
         (batch("boxes", (0, 0, 1), 1e30), "boxes: values must be from -1000 to 1000"),
         (batch("boxes", (0, 0, 2), 1001), "boxes: values must be from -1000 to 1000"),
