@@ -29,13 +29,14 @@ ENV LOSTGAN_SERVE_DEVICE=${DEVICE}
 # a volume that is new takes its owner from here
 RUN install --directory --owner=1000 --group=1000 /opt/lostgan/plans
 # root's, so that the server cannot change them
+COPY deploy/probe.py /opt/lostgan/probe.py
 COPY --from=builder /build/models /opt/lostgan/models
 COPY deploy/entrypoint.py /opt/lostgan/entrypoint.py
 USER 1000:1000
 VOLUME /opt/lostgan/plans
 EXPOSE 8000 8001 8002
 # the first start on a GPU builds a plan, for 15 minutes at most
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20m \
-    CMD ["python3", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/v2/health/ready'); raise SystemExit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=10s --timeout=10s --start-period=20m \
+    CMD ["python3", "/opt/lostgan/probe.py", "/opt/lostgan/models"]
 # in place of NVIDIA's script, which writes to the image's file system; further arguments are tritonserver's
 ENTRYPOINT ["python3", "/opt/lostgan/entrypoint.py", "/opt/lostgan/models", "/opt/lostgan/plans"]

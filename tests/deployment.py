@@ -23,11 +23,11 @@ def instructions(dockerfile: Path = ROOT / "Dockerfile") -> list[tuple[str, str]
     return [(line.split()[0], line.partition(" ")[2].strip()) for line in text.splitlines() if line.strip()]
 
 
-def healthcheck(port: int) -> list[str]:
-    """The Dockerfile's command, for another port."""
+def healthcheck(repository: Path, port: int) -> list[str]:
+    """The Dockerfile's command, for another place and port."""
     (check,) = (text for name, text in instructions() if name == "HEALTHCHECK")
-    command = [str(word).replace("8000", str(port)) for word in json.loads(check.partition("CMD")[2])]
-    return [sys.executable, *command[1:]]
+    _, program, _ = json.loads(check.partition("CMD")[2])
+    return [sys.executable, str(DEPLOY / Path(program).name), str(repository), f"127.0.0.1:{port}"]
 
 
 def base_manifests() -> Manifests:

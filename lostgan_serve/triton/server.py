@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import secrets
 import signal
 import time
@@ -30,6 +31,7 @@ from lostgan_serve.triton.server_folder import server_folder, writing_shared_mem
 ADMIN_KEY_VARIABLE = "LOSTGAN_SERVE_ADMIN_KEY"
 
 _RESTARTS, _RESTARTS_WITHIN_S = 3, 300.0
+_LEAST_FILES = 256
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class _Faults:
         self._times.append(time.monotonic())
         if len(self._times) > _RESTARTS and self._times[-1] - self._times[0] < _RESTARTS_WITHIN_S:
             raise ServerError(
-                f"{line.partition(';')[0]}; it was started again {_RESTARTS} times within "
+                f"{line.partition(';')[0]}; the server was started again {_RESTARTS} times within "
                 f"{_RESTARTS_WITHIN_S / 60:.0f} minutes, and no more: see the log with --verbose"
             )
         progress.note(line)
@@ -160,6 +162,7 @@ def _prepared(repository: Path, exposure: Exposure, progress: Progress) -> Itera
     """All that starts of a server take, and the gateway unless the server is direct. Nothing is left of either when the
     block ends."""
     manifests = _checked_models(repository)
+    _check_files()
     addresses = find_addresses(exposure.host, *exposure.ports)
     admin_key = os.environ.get(ADMIN_KEY_VARIABLE) or secrets.token_urlsafe(24)
     exposure.check(addresses.ip, progress)
@@ -172,6 +175,15 @@ def _prepared(repository: Path, exposure: Exposure, progress: Progress) -> Itera
         if not exposure.direct:
             door = stack.enter_context(FrontDoor(_settings(launch, exposure), progress))
         yield launch, door
+
+
+def _check_files() -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if most < _LEAST_FILES:
+        raise ServerError(
+            f"this process may open {most} files at a time, connections included, and a server needs {_LEAST_FILES}; "
+            f"allow more with: ulimit -n {_LEAST_FILES}"
+        )
 
 
 def _settings(launch: Launch, exposure: Exposure) -> Settings:

@@ -265,7 +265,7 @@ def test_the_command_line_is_one_that_a_real_server_takes(
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     try:
-        while subprocess.run(healthcheck(port), stderr=subprocess.DEVNULL).returncode:
+        while subprocess.run(healthcheck(tiny_repository, port), stderr=subprocess.DEVNULL).returncode:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -277,7 +277,7 @@ def test_the_command_line_is_one_that_a_real_server_takes(
     finally:
         process.terminate()
         assert process.wait(40) == 0
-    assert subprocess.run(healthcheck(port), stderr=subprocess.DEVNULL).returncode == 1
+    assert subprocess.run(healthcheck(tiny_repository, port), stderr=subprocess.DEVNULL).returncode == 1
 
 
 def test_the_same_apis_are_locked_as_by_serve(container: Container) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -110,8 +111,13 @@ def test_pods_suit_the_image(manifests: Manifests) -> None:
     assert ("nvidia.com/gpu" in container["resources"]["limits"]) == on_gpu
 
     startup, readiness, liveness = (container[f"{name}Probe"] for name in ("startup", "readiness", "liveness"))
-    for probe, path in ((startup, "ready"), (readiness, "ready"), (liveness, "live")):
-        assert probe["httpGet"] == {"path": f"/v2/health/{path}", "port": "http"}
+    for probe in (startup, readiness):
+        assert probe["httpGet"] == {"path": "/v2/health/ready", "port": "http"}
+    check = json.loads(dict(instructions())["HEALTHCHECK"].partition("CMD")[2])
+    assert liveness["exec"]["command"] == check
+    assert liveness["timeoutSeconds"] > int(
+        re.findall(r"^TIMEOUT_S = (\d+)", (DEPLOY / "probe.py").read_text(), re.M)[0]
+    )
     build = re.search(r"^BUILD_TIMEOUT_S = (\d+)", (DEPLOY / "entrypoint.py").read_text(), re.M)
     assert build
     assert startup["periodSeconds"] * startup["failureThreshold"] > int(build[1]) + 120

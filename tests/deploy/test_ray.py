@@ -154,7 +154,7 @@ def test_dockerfile() -> None:
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")}
     lines = instructions(RAY / "Dockerfile")
     copied = {source for name, text in lines if name == "COPY" and "--from" not in text for source in text.split()[:-1]}
-    assert copied == let_in - {"deploy/entrypoint.py"}
+    assert copied == let_in - {"deploy/entrypoint.py", "deploy/probe.py"}
     defaults = dict(text.split("=") for name, text in lines if name == "ARG")
     assert defaults == {"MODELS": f"lostgan-serve:{__version__}"}
     served = [text.split()[-1] for name, text in instructions() if name == "COPY"]

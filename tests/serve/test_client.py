@@ -18,16 +18,18 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from conftest import EXAMPLES
+from lostgan_export.onnx_export import set_manifest
 from lostgan_serve.commands.inference import client
 from lostgan_serve.errors import ModelError, RequestError, ServerError, ServerUnavailableError
+from lostgan_serve.model_folder import ModelFolder
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import ServerAddress, TritonRunner
+from lostgan_serve.triton.configuration import write_configuration
 from lostgan_serve.triton.exposure import Exposure
 from lostgan_serve.triton.server import Endpoints, running_server
 from relays import Answers, Relay, answer, listening
@@ -249,10 +251,12 @@ def test_close_ends_a_wait(server: Endpoints, protocol: str) -> None:
 def _another(repository: Path, copy: Path) -> Path:
     """The same repository, whose model says that it has other weights."""
     shutil.copytree(repository, copy)
-    path = copy / MODEL / "configs" / "embedded.pbtxt"
-    config = text_format.Parse(path.read_text(), pb.ModelConfig())
-    config.parameters["checkpoint_sha256"].string_value = "0" * 64
-    path.write_text(text_format.MessageToString(config))
+    folder = ModelFolder(copy / MODEL)
+    version = folder.newest()
+    manifest = version.manifest().model_copy(update={"checkpoint_sha256": "0" * 64, "onnx_sha256": None})
+    set_manifest(version.onnx, manifest)
+    version.write_manifest(manifest)
+    write_configuration(folder, manifest)
     return copy
 
 

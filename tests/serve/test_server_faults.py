@@ -91,9 +91,10 @@ def test_server_with_a_dead_or_stopped_stub_is_started_again(
     with leaves_nothing(process):
         _, (stub,) = family(process.pid)
         os.kill(stub, number)
-        state = "has died" if number == signal.SIGKILL else "has been stopped by a signal"
         told = [process.stderr.readline() for _ in range(4)]
-        assert f"the Python process of {MODEL} (pid {stub}) {state}; starting tritonserver again\n" in told
+        (reason,) = (line for line in told if line.endswith("; starting tritonserver again\n"))
+        # whichever is seen first: its state, or that the model does not answer
+        assert reason.startswith((f"the Python process of {MODEL} (pid {stub}) has ", f"the model {MODEL} "))
         assert told[-1].startswith("tritonserver is ready again")
         assert is_ready(http)
         cli("client", EXAMPLES[0], "--url", grpc, "--out", tmp_path, check=True)
@@ -122,7 +123,7 @@ def test_server_that_fails_again_and_again_is_given_up(
     fake_tritonserver(TRITON_WITH_A_DEAD_CHILD)
     monkeypatch.setattr(watch, "_FAULT_S", 0.5)
     ready: list[Endpoints] = []
-    with pytest.raises(ServerError, match=r"has died; tritonserver was started again 3 times within 5 minutes"):
+    with pytest.raises(ServerError, match=r"has died; the server was started again 3 times within 5 minutes"):
         serve(tiny_repository, on_ready=ready.append)
     assert len(ready) == 1
 
@@ -160,7 +161,7 @@ def test_too_few_files_for_the_server(tiny_repository: Path) -> None:
     done = subprocess.run(
         [*command, "--repository", str(tiny_repository), *ports], capture_output=True, text=True, timeout=120
     )
-    fails_in_one_line(done, ["Too many open files"])
+    fails_in_one_line(done, ["32 files", "ulimit -n"])
 
 
 def test_shared_memory_that_cannot_be_written(
