@@ -97,9 +97,11 @@ def write_file(path: Path, data: bytes) -> None:
             _swept.add(folder)
             sweep(folder)
         try:
-            temporary.touch(exist_ok=False)
-            with _in_use(temporary):
-                temporary.write_bytes(data)
+            with ExitStack() as until_renamed:
+                with temporary.open("xb") as file:
+                    until_renamed.callback(os.close, lock := os.dup(file.fileno()))
+                    _mark_in_use(lock)
+                    file.write(data)
                 temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -123,8 +125,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         work.mkdir(mode=0o700)
     fresh, old = work / "new", work / "old"
     try:
-        with _in_use(work):
+        with ExitStack() as until_renamed:
             with writing(path):
+                until_renamed.callback(os.close, lock := os.open(work, os.O_RDONLY))
+                _mark_in_use(lock)
                 fresh.mkdir()
             yield fresh
             with writing(path):
@@ -163,14 +167,10 @@ def sweep(folder: Path) -> None:
                 left.unlink()
 
 
-@contextmanager
-def _in_use(path: Path) -> Iterator[None]:
-    """Lock a temporary file or folder while the block runs, where the file system can."""
-    with ExitStack() as stack:
-        with suppress(OSError, ImportError):
-            stack.callback(os.close, lock := os.open(path, os.O_RDONLY))
-            _lock(lock, exclusive=False)
-        yield
+def _mark_in_use(descriptor: int) -> None:
+    """Lock a temporary file or folder, where the file system can, until the descriptor is closed."""
+    with suppress(OSError, ImportError):
+        _lock(descriptor, exclusive=False)
 
 
 def _is_abandoned(path: Path) -> bool:
