@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import TextIO
 
 import click
@@ -35,6 +37,20 @@ class Progress:
 
 
 SILENT = Progress()
+
+
+class JsonLines(Progress):
+    """Tells programs that collect logs: a JSON object a line on standard error, with `time` (UTC, ISO 8601), `level`
+    (info or warning) and `message`."""
+
+    def note(self, line: str) -> None:
+        is_warning = line.startswith("warning: ")
+        self.event(line.removeprefix("warning: "), "warning" if is_warning else "info")
+
+    def event(self, message: str, level: str = "info", **facts: object) -> None:
+        """Tell an event with facts of its own."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        tell(json.dumps({"time": now, "level": level, "message": message, **facts}, ensure_ascii=False))
 
 
 class ConsoleProgress(Progress):

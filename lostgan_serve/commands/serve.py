@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from lostgan_serve.errors import LostganError
 from lostgan_serve.triton.addresses import ALL, LOOPBACK
 
 if TYPE_CHECKING:
+    from lostgan_serve.progress import JsonLines
     from lostgan_serve.triton.check import Finding
     from lostgan_serve.triton.server import Endpoints
 
@@ -71,6 +73,14 @@ def _port(option: str, default: int, purpose: str) -> Callable[[Any], Any]:
     help="Start the server on this machine alone, look at its version, doors and room, print the findings, and end it. "
     "Exit code 1 where others should not be let in.",
 )
+@click.option(
+    "--log",
+    "log_form",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "json"]),
+    help="Form of what is told: lines for people, or a JSON object a line on standard error.",
+)
 @click.option("--verbose", is_flag=True, help="Show every line of the server's log.")
 def serve(
     repository: Path,
@@ -84,6 +94,7 @@ def serve(
     without_tls: bool,
     direct: bool,
     only_check: bool,
+    log_form: str,
     verbose: bool,
 ) -> None:
     """Serve every exported model with Triton, on this machine only unless --host or --public says otherwise.
@@ -97,7 +108,7 @@ def serve(
       lostgan-serve serve --repository demo_out/triton_repo --http-port 0 --grpc-port 0 --metrics-port 0
       lostgan-serve serve --public --tls-cert server.pem --tls-key server.key
     """
-    from lostgan_serve.progress import ConsoleProgress
+    from lostgan_serve.progress import ConsoleProgress, JsonLines
     from lostgan_serve.runners.triton.tls import Certificates
     from lostgan_serve.triton.check import check
     from lostgan_serve.triton.exposure import Exposure
@@ -117,6 +128,9 @@ def serve(
     )
     if only_check:
         sys.exit(_tell(check(repository, exposure)))
+    if log_form == "json":
+        log = JsonLines()
+        sys.exit(run(repository, exposure, on_ready=partial(_log, log), progress=log, verbose=verbose))
     sys.exit(run(repository, exposure, on_ready=_print, progress=ConsoleProgress(), verbose=verbose))
 
 
@@ -127,6 +141,11 @@ def _tell(findings: Iterable[Finding]) -> int:
         click.echo(f"{finding.level:8} {finding.text}")
         code = max(code, int(finding.level == "fault"))
     return code
+
+
+def _log(log: JsonLines, endpoints: Endpoints) -> None:
+    places = {name: getattr(endpoints, name) for name in ("http", "grpc", "metrics", "models", "tls")}
+    log.event("ready", **places)
 
 
 def _print(endpoints: Endpoints) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,21 @@ def test_the_command_prints_where_it_answers(tiny_repository: Path) -> None:
     )
     assert errors == f"{MODEL} is ready\n"
     assert process.returncode == 0
+
+
+def test_a_log_of_json_lines(tiny_repository: Path) -> None:
+    command = [str(Path(sys.executable).parent / "lostgan-serve"), "serve", "--repository", str(tiny_repository)]
+    ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--host", "0.0.0.0"]
+    with subprocess.Popen([*command, *ports, "--log", "json"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        events = [json.loads(process.stderr.readline()) for _ in range(3)]
+        process.terminate()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert [event["level"] for event in events] == ["warning", "info", "info"]
+    assert "lets others reach the server, and nothing is encrypted" in events[0]["message"]
+    assert (events[2]["message"], events[2]["models"], events[2]["tls"]) == ("ready", [MODEL], False)
+    assert all(datetime.fromisoformat(event["time"]).utcoffset() == timedelta(0) for event in events)
 
 
 @pytest.mark.usefixtures("server")
