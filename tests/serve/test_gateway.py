@@ -311,7 +311,9 @@ DEEDS = {
 }
 
 
-@pytest.mark.parametrize("reason", list(DEEDS))
+@pytest.mark.parametrize(
+    "reason", [reason if "no answers" in reason else pytest.param(reason, marks=pytest.mark.long) for reason in DEEDS]
+)
 def test_a_model_that_goes_wrong_is_unready_and_started_again(
     reason: str, tiny_repository: Path, tmp_path: Path
 ) -> None:
