@@ -53,23 +53,25 @@ class FrontDoor:
         self._start()
 
     def _start(self) -> None:
-        self._listening, self._last_line = threading.Event(), "it printed nothing"
+        self._heard, self._last_line, self._is_listening = threading.Event(), "it printed nothing", False
         self._process: subprocess.Popen[str] = launched([sys.executable, "-c", _MAIN, self._settings.to_json()])
-        threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
-        self._listening.wait(_START_S)
-        if self._process.poll() is not None or self._last_line != LISTENING:
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+        self._heard.wait(_START_S)
+        if not self._is_listening:
             self._end()
             raise ServerError(f"the gateway did not start: {self._last_line.removeprefix('error: ')}")
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self._last_line = line.strip() or self._last_line
-            if self._last_line == LISTENING:
-                self._listening.set()
-            elif self._listening.is_set():
-                self._progress.note(f"gateway: {self._last_line}")
-        self._listening.set()
+        for line in filter(None, map(str.strip, process.stdout)):
+            if line == LISTENING:
+                self._is_listening = True
+                self._heard.set()
+            elif self._is_listening:
+                self._progress.note(f"gateway: {line}")
+            self._last_line = line
+        self._heard.set()
 
     def _end(self) -> None:
         with suppress(subprocess.TimeoutExpired):
@@ -78,3 +80,4 @@ class FrontDoor:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._reader.join(_STOP_S)  # it tells of this process, not of the next one

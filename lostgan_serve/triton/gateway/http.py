@@ -71,8 +71,10 @@ class HttpApp:
 
     async def _answer(self, scope: Message, receive: Receive) -> Answer:
         """Raises RefusedError and CallError."""
-        if {"content-encoding", "origin"} & {name.decode("latin-1") for name, _ in scope["headers"]}:
-            raise RefusedError(415, "compressed requests, and those of web pages, are not taken here")
+        if list(headers(scope, b"content-encoding")):
+            raise RefusedError(415, "compressed requests are not taken here")
+        if list(headers(scope, b"origin")):
+            raise RefusedError(403, "requests of web pages are not taken here")
         path, method = scope["path"], scope["method"]
         if scope["server"][1] == self._settings.metrics_port:
             if path != "/metrics" or method != "GET":
