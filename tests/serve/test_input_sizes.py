@@ -25,11 +25,16 @@ from lostgan_serve.contract import (
     fault,
 )
 from lostgan_serve.encoding import encode
-from lostgan_serve.errors import LayoutError, LostganError
+from lostgan_serve.errors import LayoutError, LostganError, RequestError
 from lostgan_serve.layout import MAX_BRACKETS, MAX_CHARACTERS, Code, Layout, load_layouts, parse_layouts
 from lostgan_serve.layout_schema import MAX_TRUNCATION
+from lostgan_serve.runners import Runner
+from lostgan_serve.runners.onnxrt import OnnxRunner
+from lostgan_serve.runners.openvino import OpenVinoRunner
+from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.styles import style_codes
 from lostgan_serve.synthesize.sources import read_sources
+from lostgan_serve.triton.server import running_server
 
 SKY: dict[str, Any] = {"label": "sky", "box": [0.1, 0.1, 0.5, 0.5]}
 SLOTS, LABELS = 4, 27
@@ -209,3 +214,25 @@ def test_a_layout_made_in_python_is_held_to_the_same_bounds(bad: float) -> None:
         with pytest.raises(LostganError, match=rf"^mine: {name}: "):
             encode([good, layout], manifest)
     assert encode([good], manifest)["labels"].shape == (1, manifest.slots)
+
+
+def test_every_door_refuses_them_alike(tiny_repository: Path) -> None:
+    """In process, and in a server over gRPC and HTTP."""
+    model = tiny_repository / "lostgan_128"
+    with running_server(tiny_repository) as server:
+        runners: list[Runner] = [
+            OnnxRunner(model),
+            OpenVinoRunner(model),
+            *map(TritonRunner, (server.grpc, f"http://{server.http}")),
+        ]
+        for runner in runners:
+            good = encode([Layout.load(EXAMPLES[0])], runner.manifest)
+            for name, value in (("z_obj", 1e38), ("z_img", -9), ("boxes", 1e30)):
+                bad = {key: array.copy() for key, array in good.items()}
+                bad[name].flat[0] = value
+                with pytest.raises(
+                    RequestError, match=rf"{name}: values must be from .*, not {re.escape(f'{value:g}')}"
+                ):
+                    runner.run(bad, ("image",))
+            assert runner.run(good, ("image",))["image"].std() > 0
+            runner.close()
