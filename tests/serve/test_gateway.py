@@ -271,6 +271,17 @@ def test_idle_connections_keep_nobody_out(gateway: Callable[..., Settings], loca
             connection.close()
 
 
+def test_idle_connections_of_grpc_keep_nobody_out(server: Endpoints, local: OnnxRunner) -> None:
+    host, _, port = server.grpc.rpartition(":")
+    held = [socket.create_connection((host, int(port))) for _ in range(1200)]
+    try:
+        with closing(TritonRunner(server.grpc, MODEL)) as runner:
+            assert_answers(runner, local)
+    finally:
+        for connection in held:
+            connection.close()
+
+
 def test_inferences_beyond_the_queue_are_refused(gateway: Callable[..., Settings]) -> None:
     settings = gateway(waiting=0)
     for url in (f"grpc://{LOOPBACK}:{settings.grpc_port}", f"http://{LOOPBACK}:{settings.http_port}"):

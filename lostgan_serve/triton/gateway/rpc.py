@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ _HEALTH = "/grpc.health.v1.Health/Check"
 _TRUE, _FALSE = b"\x08\x01", b""  # a message whose one field is true, or left out
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
-_HANDSHAKE_S, _IDLE_S = 10, 600
+_HANDSHAKE_S, _IDLE_S = 10, 60
 _METADATA_BYTES = 2**14
 _IDENTITY_ALONE = 1  # of the algorithms of compression: a message may not grow in memory
 _CALLS_OF_A_CONNECTION = 128
@@ -57,7 +58,8 @@ async def grpc_server(settings: Settings, backend: Backend) -> Any:
             ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
             ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ALONE),
             ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
-            ("grpc.max_allowed_incoming_connections", settings.connections),
+            # gRPC ends no idle connection for a new one, so there is room for as many as half of all files
+            ("grpc.max_allowed_incoming_connections", resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2),
             ("grpc.server_handshake_timeout_ms", 1000 * _HANDSHAKE_S),
             ("grpc.max_connection_idle_ms", 1000 * _IDLE_S),
         ],
