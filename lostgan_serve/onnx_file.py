@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,9 @@ _FLOAT, _FLOAT16, _DOUBLE, _BFLOAT16 = 1, 10, 11, 16  # types of tensors
 _DTYPES = {_FLOAT: "<f4", _FLOAT16: "<f2", _DOUBLE: "<f8", _BFLOAT16: "<u2"}
 
 
+_Field = tuple[int, int | memoryview]
+
+
 def read_metadata(data: bytes, path: Path) -> dict[str, str]:
     """The texts in a file's metadata_props, by their keys.
 
@@ -59,8 +62,8 @@ class _Reader:
         try:
             for number, value in self._fields(model):
                 if number == _METADATA and isinstance(value, memoryview):
-                    entry = dict(self._fields(value))
-                    found[_text(entry.get(1))] = _text(entry.get(2))
+                    entry = list(self._fields(value))
+                    found[_text(entry, 1)] = _text(entry, 2)
                 elif number == _GRAPH and isinstance(value, memoryview):
                     self._check_graph(value, 0)
                 elif number == _FUNCTIONS:
@@ -82,16 +85,18 @@ class _Reader:
 
     def _check_node(self, node: memoryview, depth: int) -> None:
         fields = list(self._fields(node))
-        single = dict(fields)
-        if (domain := _text(single.get(_DOMAIN))) not in DOMAINS:
-            operator = f"{_quoted(_text(single.get(_OP)))} of the domain {_quoted(domain)}"
+        if (domain := _text(fields, _DOMAIN)) not in DOMAINS:
+            operator = f"{_quoted(_text(fields, _OP))} of the domain {_quoted(domain)}"
             raise self._refused(f"its operator {operator} is none of the ONNX standard")
         for number, attribute in fields:
             if number == _ATTRIBUTES and isinstance(attribute, memoryview):
                 self._check_attribute(attribute, depth)
 
     def _check_attribute(self, attribute: memoryview, depth: int) -> None:
-        for number, value in self._fields(attribute):
+        fields = list(self._fields(attribute))
+        if sum(number == _TENSOR for number, _ in fields) > 1:
+            raise self._refused("it has parts of a tensor in several places")
+        for number, value in fields:
             if number in (_TENSOR, _TENSORS) and isinstance(value, memoryview):
                 self._check_tensor(value)
             elif number in (_SUBGRAPH, _SUBGRAPHS) and isinstance(value, memoryview):
@@ -101,18 +106,17 @@ class _Reader:
 
     def _check_tensor(self, tensor: memoryview) -> None:
         fields = list(self._fields(tensor))
-        single = dict(fields)
-        name = _quoted(_text(single.get(_NAME)))
-        if single.get(_LOCATION, 0) or _ELSEWHERE in single:
+        name = _quoted(_text(fields, _NAME))
+        if _number(fields, _LOCATION) or any(number == _ELSEWHERE for number, _ in fields):
             raise self._refused(f"the values of its tensor {name} are in another file")
         dims = [size for number, value in fields if number == _DIMS for size in _integers(value)]
         # the smallest values take half a byte
         if len(dims) > _MOST_DIMENSIONS or min(dims, default=0) < 0 or math.prod(dims) > 2 * len(tensor):
             raise self._refused(f"its tensor {name} has not as many values as its shape says, {_quoted(dims)}")
-        if not all(_are_finite(number, value, single.get(_TYPE)) for number, value in fields):
+        if not all(_are_finite(number, value, _number(fields, _TYPE)) for number, value in fields):
             raise self._refused(f"its tensor {name} holds values that are not finite")
 
-    def _fields(self, message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    def _fields(self, message: memoryview) -> Iterator[_Field]:
         """The fields of a message: their numbers, and the number or the bytes that each holds. Raises _DamagedError."""
         position = 0
         while position < len(message):
@@ -140,13 +144,13 @@ class _Reader:
         return ModelError(f"{self._path}: {reason}; export it again")
 
 
-def _are_finite(number: int, value: int | memoryview, kind: int | memoryview | None) -> bool:
+def _are_finite(number: int, value: int | memoryview, kind: int) -> bool:
     """Whether the values in a field of a tensor of some type are finite. Export writes 16 bits as bytes alone: as
     integers they count for not finite, too."""
     if number == _INTS_32:
         return kind not in (_FLOAT16, _BFLOAT16)
-    kind = {_FLOATS: _FLOAT, _DOUBLES: _DOUBLE}.get(number, kind if number == _RAW else None)
-    if isinstance(value, int) or not isinstance(kind, int) or kind not in _DTYPES:
+    kind = {_FLOATS: _FLOAT, _DOUBLES: _DOUBLE, _RAW: kind}.get(number, 0)
+    if isinstance(value, int) or kind not in _DTYPES:
         return True
     size = np.dtype(_DTYPES[kind]).itemsize
     values = np.frombuffer(value[: len(value) // size * size], _DTYPES[kind])
@@ -180,8 +184,15 @@ def _integers(field: int | memoryview) -> list[int]:
     return found
 
 
-def _text(field: int | memoryview | None) -> str:
-    return str(field, "utf-8", "replace") if isinstance(field, memoryview) else ""
+def _text(fields: Sequence[_Field], number: int) -> str:
+    """The text of a field. As in every reader, the last one of the right kind counts; "" where there is none."""
+    found = [value for one, value in fields if one == number and isinstance(value, memoryview)]
+    return str(found[-1], "utf-8", "replace") if found else ""
+
+
+def _number(fields: Sequence[_Field], number: int) -> int:
+    """The number of a field, likewise; 0 where there is none."""
+    return next((value for one, value in reversed(fields) if one == number and isinstance(value, int)), 0)
 
 
 def _quoted(value: object) -> str:

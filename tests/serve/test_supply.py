@@ -123,6 +123,40 @@ def test_an_onnx_file_that_trusts_itself_is_refused(change: Callable[[onnx.Model
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize(
+    ("message", "field", "disguise"),
+    [
+        ("node", b"\x3a\x04evil", b"\x38\x00"),  # a domain, and the same field as a number
+        ("tensor", b"\x10\x01", b"\x12\x00"),  # float's type, and the same field as a text
+        ("tensor", b"\x70\x01", b"\x72\x00"),  # values elsewhere, likewise
+    ],
+)
+def test_a_field_of_another_kind_hides_nothing(message: str, field: bytes, disguise: bytes) -> None:
+    """Every reader passes it over: so the last of the right kind counts."""
+    model = small_model()
+    with_weight(model, float("nan") if field[0] == 0x10 else 2.0)
+    part = model.graph.node[0] if message == "node" else model.graph.initializer[0]
+    before = part.SerializeToString()
+    whole = model.SerializeToString()
+    with pytest.raises(ModelError, match=r"evil|not finite|another file"):
+        read_metadata(spliced(whole, before, before + field + disguise), HERE)
+
+
+def spliced(whole: bytes, part: bytes, longer: bytes) -> bytes:
+    """A model's bytes with a part of its graph in place of another; all lengths have one byte or two."""
+    model = onnx.ModelProto.FromString(whole)
+    graph = model.graph.SerializeToString()
+    place = graph.index(part)
+    assert len(part) < 128 - 6
+    graph = graph[: place - 1] + bytes([len(longer)]) + longer + graph[place + len(part) :]
+    model.ClearField("graph")
+    return model.SerializeToString() + b"\x3a" + varint(len(graph)) + graph
+
+
+def varint(value: int) -> bytes:
+    return bytes([value & 0x7F | 0x80, value >> 7])
+
+
 def test_weights_of_every_type_that_export_writes_pass() -> None:
     for kind, values in ((TensorProto.FLOAT16, bytes(12)), (TensorProto.BFLOAT16, b"\x7f\x7f" * 6)):
         model = small_model()
