@@ -91,6 +91,8 @@ class Probe:
         except ValueError:  # the channel was closed meanwhile
             return None
         self.taken_s[name] = time.monotonic() - start
+        if len(answer.raw_output_contents) != 1:
+            return "answers without a picture"
         image = np.frombuffer(answer.raw_output_contents[0], np.uint8).astype(np.float32)
         if not image.any():
             return "answers with black pictures"
