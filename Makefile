@@ -1,9 +1,10 @@
 # make demo: a server generates pictures of the examples.  make test: lint, types and the tests.  make test-long: tests
-# of rare cases, which take minutes.  make test-fast: those of the inner loop.  All set up .venv first.
+# of rare cases, which take minutes.  make test-fast: those of the inner loop.  make fuzz, sbom, audit: see
+# docs/security.md.  All set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-long faults lint clean
+.PHONY: demo test test-fast test-long faults fuzz sbom audit lint clean
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
@@ -20,6 +21,27 @@ test-long: .venv/installed
 # What happens to real servers and clients: killed, cut off, out of room. Prints counts; again with FAULTS="--seed N".
 faults: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults $(FAULTS)
+
+# TARGETS: some of them; COUNT: changed inputs of each.
+COUNT ?= 20000
+fuzz: .venv/installed
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(TARGETS) --count $(COUNT)
+
+# Of what is in .venv. The tools have an environment of their own there, which is none of its packages.
+sbom: .venv/audit-tools/bin/pip-audit
+	@mkdir -p out
+	.venv/audit-tools/bin/cyclonedx-py environment .venv --pyproject pyproject.toml --output-reproducible \
+	  --output-file out/sbom.json
+	@echo "out/sbom.json: CycloneDX, of $$(grep -c '"purl"' out/sbom.json) packages"
+
+# This asks the package index's database of advisories, over the network. A package that it cannot ask for is an error.
+audit: .venv/audit-tools/bin/pip-audit
+	$(BIN)/pip freeze --exclude-editable > .venv/frozen.txt
+	.venv/audit-tools/bin/pip-audit --strict --disable-pip --no-deps --requirement .venv/frozen.txt
+
+.venv/audit-tools/bin/pip-audit: .venv/installed
+	$(BIN)/python -m venv .venv/audit-tools
+	.venv/audit-tools/bin/pip install --quiet --disable-pip-version-check -c constraints.txt cyclonedx-bom pip-audit
 
 lint: .venv/installed
 	$(BIN)/ruff check .

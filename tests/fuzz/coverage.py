@@ -65,7 +65,7 @@ def _changed(fuzzed: Fuzzed, data: bytes, most: int, seed: int) -> bytes:
     random = Random(seed)
     try:
         changed = fuzzed.mutate(random, [data, *fuzzed.seeds[:1]])
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         changed = of_bytes(random, [data or b"{}"])
     return changed[:most]
 
