@@ -50,7 +50,8 @@ def trial(
     trial.tally.left += trial.traces.left(tmp_path)
     trial.traces.kill()
     record_property(PROPERTY, asdict(trial.tally))
-    assert not trial.tally.problems()
+    problems = trial.tally.problems()
+    assert not problems, "\n".join(problems)
 
 
 @pytest.fixture

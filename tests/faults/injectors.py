@@ -194,11 +194,13 @@ _STEPPED = """\
 #include <dlfcn.h>
 #include <sys/time.h>
 #include <time.h>
+#include <unistd.h>
 
 static const long steps[] = {STEPS};
 
 static long step(void) {
   struct timespec now;
+  if (access("FLAG", F_OK)) return 0;
   static int (*real)(clockid_t, struct timespec *);
   if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
   real(CLOCK_MONOTONIC, &now);
@@ -233,13 +235,15 @@ time_t time(time_t *out) {
 
 
 def stepped_clock(folder: Path, draw: random.Random, steps_s: Sequence[int], period_ms: int) -> dict[str, str]:
-    """Environment of processes whose wall clock jumps: it is off by one of `steps_s` seconds, another one after every
-    `period_ms` milliseconds, and by the same in all of them. Skips the test where there is no C compiler."""
+    """Environment of processes whose wall clock jumps while the file `jumping` is in the folder: it is off by one of
+    `steps_s` seconds, another one after every `period_ms` milliseconds, and by the same in all of them. Skips the test
+    where there is no C compiler."""
     compiler = shutil.which("cc")
     if not compiler:
         pytest.skip("a clock that jumps needs a C compiler")
     source, library = folder / "clock.c", folder / "clock.so"
     values = {"STEPS": ", ".join(map(str, steps_s)), "PERIOD_MS": str(period_ms), "SEED": str(draw.randrange(2**16))}
+    values["FLAG"] = str(folder / "jumping")
     code = _STEPPED
     for name, value in values.items():
         code = code.replace(name, value)
