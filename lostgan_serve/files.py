@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lostgan_serve.errors import InputError, OutputError
 
-_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}")
+_TEMPORARY = re.compile(r"(\.tmp|lostgan-scratch)-[0-9a-f]{16}")
 _ABANDONED_S = 3600
 _CHUNK_BYTES = 1 << 20
 
@@ -154,12 +154,34 @@ def _rename_to_vacant(folder: Path, path: Path) -> None:
         raise OutputError(f"{path}: another process has made it meanwhile; run the command again") from error
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty folder among the machine's temporary files, that nobody else may enter, and delete it in the end.
+
+    Those of killed processes are deleted first. Raises OutputError.
+    """
+    place = Path(tempfile.gettempdir())
+    folder = _temporary(place, "lostgan-scratch")
+    with ExitStack() as stack:
+        with writing(folder):
+            sweep(place)
+            folder.mkdir(mode=0o700)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.callback(os.close, lock := os.open(folder, os.O_RDONLY))
+            _mark_in_use(lock)
+        yield folder
+
+
 def sweep(folder: Path) -> None:
     """Delete the temporary files and folders that killed processes left in `folder`, but for the only copy of an old
     folder. Where the file system has no locks, those of the last hour are left, too."""
-    for left in folder.glob(".tmp-*"):
+    try:
+        found = os.listdir(folder)  # noqa: PTH208  # names, not paths
+    except OSError:
+        return
+    for left in (folder / name for name in found if _TEMPORARY.fullmatch(name)):
         with suppress(OSError):
-            if not _TEMPORARY.fullmatch(left.name) or (left / "old").exists() or not _is_abandoned(left):
+            if (left / "old").exists() or not _is_abandoned(left):
                 continue
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
@@ -196,9 +218,9 @@ def _lock(descriptor: int, *, exclusive: bool) -> None:
     fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
 
 
-def _temporary(folder: Path) -> Path:
+def _temporary(folder: Path, prefix: str = ".tmp") -> Path:
     """A name in `folder` that no other file has, and that `sweep` knows."""
-    return folder / f".tmp-{secrets.token_hex(8)}"
+    return folder / f"{prefix}-{secrets.token_hex(8)}"
 
 
 def _fix(error: OSError) -> str:

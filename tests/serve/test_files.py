@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lostgan_serve.errors import InputError, OutputError
-from lostgan_serve.files import new_folder, read_file, sweep, write_file
+from lostgan_serve.files import new_folder, read_file, scratch_folder, sweep, write_file
 
 
 def fill(path: Path, text: str) -> None:
@@ -70,7 +70,7 @@ def test_only_parents_that_it_made_are_removed(tmp_path: Path) -> None:
 KILLED = """
 import signal, sys
 from pathlib import Path
-from lostgan_serve.files import new_folder, write_file
+from lostgan_serve.files import new_folder, scratch_folder, write_file
 kind, folder = sys.argv[1], Path(sys.argv[2])
 def wait(*_):
     print("within", flush=True)
@@ -78,6 +78,10 @@ def wait(*_):
 if kind == "file":
     Path.replace = wait  # the bytes are there, under the temporary name
     write_file(folder / "a", b"x")
+elif kind == "scratch":
+    with scratch_folder() as new:
+        (new / "b").write_text("x")
+        wait()
 else:
     with new_folder(folder / "a") as new:
         (new / "b").write_text("x")
@@ -85,9 +89,13 @@ else:
 """
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_a_killed_process_left_is_swept_by_the_next_and_what_one_writes_is_not(tmp_path: Path, kind: str) -> None:
-    writer = subprocess.Popen([sys.executable, "-c", KILLED, kind, tmp_path], stdout=subprocess.PIPE)
+@pytest.mark.parametrize("kind", ["file", "folder", "scratch"])
+def test_what_a_killed_process_left_is_swept_by_the_next_and_what_one_writes_is_not(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    writer = subprocess.Popen([sys.executable, "-c", KILLED, kind, tmp_path], stdout=subprocess.PIPE, env=environment)
     assert writer.stdout is not None
     assert writer.stdout.readline() == b"within\n"
     (left,) = names(tmp_path)
@@ -96,6 +104,12 @@ def test_what_a_killed_process_left_is_swept_by_the_next_and_what_one_writes_is_
     writer.kill()
     writer.communicate(timeout=30)
     if kind == "file":
+        write_file(tmp_path / "v", b"x")
+    elif kind == "scratch":
+        with scratch_folder() as folder:
+            assert list(folder.iterdir()) == []
+            (folder / "a").write_text("x")
+            assert names(tmp_path) == [folder.name]
         write_file(tmp_path / "v", b"x")
     else:
         fill(tmp_path / "v", "x")

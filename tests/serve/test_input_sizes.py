@@ -75,7 +75,7 @@ def test_a_hostile_file_of_layouts_is_refused_at_once(tmp_path: Path, name: str)
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", ["300,000 objects", "100,000 bad objects", "a key of 10 MB", "500,000 brackets"])
+@pytest.mark.parametrize("name", ["a key of 10 MB", "500,000 brackets"])
 def test_the_command_says_so_in_one_line(tmp_path: Path, name: str) -> None:
     path = tmp_path / "hostile.json"
     path.write_text(HOSTILE[name]())

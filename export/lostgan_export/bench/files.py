@@ -9,7 +9,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from lostgan_export.bench.report import table
 from lostgan_export.parity import sample_layouts
 from lostgan_serve.contract import OUTPUT_NAMES
 from lostgan_serve.errors import LostganError
+from lostgan_serve.files import scratch_folder
 from lostgan_serve.layout import Layout
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, Runner, open_runner
@@ -73,11 +73,11 @@ def _bench(
     for number in range(rounds):
         progress.note(f"{pictures}: round {number + 1} of {rounds}")
         inference.append(inference_pace(runner, _KINDS[pictures], len(layouts)))
-        with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
-            files = SampleSet(Path(folder), tuple(pictures.split(","))).fill(layouts, runner)
+        with scratch_folder() as folder:
+            files = SampleSet(folder, tuple(pictures.split(","))).fill(layouts, runner)
             written.append(pace(len(layouts), partial(deque, files, maxlen=0)))
-        with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
-            command.append(_command_pace(model, pictures, layouts, Path(folder)))
+        with scratch_folder() as folder:
+            command.append(_command_pace(model, pictures, layouts, folder))
     shares = tuple(with_files / alone for with_files, alone in zip(written, inference, strict=True))
     alone, with_files, whole = (statistics.median(paces) for paces in (inference, written, command))
     return Written(pictures, len(layouts), alone, with_files, statistics.median(shares), whole, shares)

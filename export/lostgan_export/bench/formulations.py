@@ -6,7 +6,6 @@ A figure is the median over rounds in which the candidates take turns.
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +17,7 @@ from lostgan_export.bench.turns import Build, turns
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
 from lostgan_serve.encoding import encode
 from lostgan_serve.errors import require
+from lostgan_serve.files import scratch_folder
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners.cores import usable_cores
@@ -79,9 +79,9 @@ def bench_formulations(
     if OPENVINO_BF16 in candidates and not computes_bf16():
         progress.note("this CPU has no bf16: left out")
         candidates = [name for name in candidates if name != OPENVINO_BF16]
-    with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
+    with scratch_folder() as folder:
         with progress.stage("export both formulations"):
-            files = _export(source, manifest, Path(folder), bf16=OPENVINO_BF16 in candidates)
+            files = _export(source, manifest, folder, bf16=OPENVINO_BF16 in candidates)
         builds, pace = _builds(files), _Pace.measure(files, candidates)
         timings = []
         with turns({name: builds[name] for name in (REFERENCE_TORCH, REFERENCE_ONNX, *candidates)}) as processes:

@@ -9,7 +9,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from lostgan_export.bench.files import inference_pace, pace
 from lostgan_export.bench.report import table
 from lostgan_export.parity import sample_layouts
 from lostgan_serve.errors import LostganError
+from lostgan_serve.files import scratch_folder
 from lostgan_serve.layout import Layout
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, Runner, open_runner
@@ -72,11 +72,11 @@ def bench_synthesize(
                 progress.note(f"round {number + 1} of {rounds}: {way}, {count} images")
                 alone.append(inference_pace(whole, OUTPUTS, min(count, 500)))
                 layouts = [replace(drawn[k % len(drawn)], name=f"layout-{k}") for k in range(count)]
-                with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
+                with scratch_folder() as folder:
                     if way == "function":
-                        found = _function_pace(layouts, single, Path(folder))
+                        found = _function_pace(layouts, single, folder)
                     else:
-                        found, peak = _command_pace(model, layouts, way, Path(folder))
+                        found, peak = _command_pace(model, layouts, way, folder)
                         peaks[way, count].append(peak)
                 paces[way, count].append(found)
                 shares[way, count].append(found / alone[-1])

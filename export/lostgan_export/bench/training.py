@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from lostgan_export.bench.report import table
 from lostgan_export.bench.turns import turns
+from lostgan_serve.files import scratch_folder
 from lostgan_serve.manifest import Precision
 from lostgan_serve.progress import Progress
 
@@ -35,9 +35,9 @@ def bench_training(
     variant: str, ch: int, batch: int, precision: Precision, rounds: int, progress: Progress
 ) -> list[StepTiming]:
     """Time a step of both networks, on drawn scenes. Raises LostganError where a process ends before its time."""
-    with tempfile.TemporaryDirectory(prefix="lostgan-bench-") as folder:
+    with scratch_folder() as folder:
         with progress.stage("draw scenes"):
-            data = _scenes(Path(folder) / "scenes", variant, batch)
+            data = _scenes(folder / "scenes", variant, batch)
         config = (variant, ch, batch, precision)
         with turns({name: (_build, (name == REFERENCE, data, *config)) for name in (REFERENCE, OURS)}) as candidates:
             seconds = candidates.measure(None, "a training step", rounds, progress)
