@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ STUCK_S = 60
 
 _MOST_MEMORY = 6 << 30  # above what a process has to begin with: an input that asks for more is refused or a find
 
+_OUTPUT, _KINDS = "output", "kinds.txt"
+
 _NEXT, _REFUSED, _ACCEPTED = range(3)
 
 
@@ -36,11 +39,11 @@ class Row:
     refused: int = 0
     accepted: int = 0
     took_s: float = 0.0
-    kinds: dict[str, int] = field(default_factory=dict)
+    kinds: Counter[str] = field(default_factory=Counter)
 
     @property
     def finds(self) -> int:
-        return sum(self.kinds.values())
+        return self.kinds.total()
 
 
 def input_of(fuzzed: Fuzzed, seed: int, index: int) -> bytes:
@@ -53,19 +56,20 @@ def campaign(name: str, opener: Opener, materials: Materials, count: int, seed: 
     about it beside it."""
     context = multiprocessing.get_context("spawn")
     counts: SynchronizedArray[int] = context.Array("q", 3)
-    start, ends = time.monotonic(), list[tuple[int, str]]()
+    kinds, start = finds / name / _KINDS, time.monotonic()
+    kinds.unlink(missing_ok=True)  # of an earlier run
     while counts[_NEXT] < count:
         worker = context.Process(target=_work, args=(opener, materials, count, seed, finds / name, counts))
         worker.start()
         if reason := _watched(worker, counts):
             index = counts[_NEXT]
-            keep(finds / name, Find(reason), input_of(opener(materials), seed, index), index)
-            ends.append((index, reason))
+            said = (materials.scratch / _OUTPUT).read_text("utf-8", "replace")[-2000:]
+            if worker.exitcode == 1:
+                raise RuntimeError(f"{name}: a fault of the fuzzing itself: {said}")
+            keep(finds / name, Find(reason, said), input_of(opener(materials), seed, index), index)
             counts[_NEXT] = index + 1
     row = Row(name, counts[_NEXT], counts[_REFUSED], counts[_ACCEPTED], time.monotonic() - start)
-    kept = (finds / name / "kinds.txt").read_text("utf-8").splitlines() if (finds / name / "kinds.txt").exists() else []
-    for kind in kept:
-        row.kinds[kind] = row.kinds.get(kind, 0) + 1
+    row.kinds = Counter(kinds.read_text("utf-8").splitlines() if kinds.exists() else ())
     return row
 
 
@@ -73,6 +77,9 @@ def _work(
     opener: Opener, materials: Materials, count: int, seed: int, finds: Path, counts: SynchronizedArray[int]
 ) -> None:
     """Try the inputs that are left. The process that asked sees how far it is."""
+    with (materials.scratch / _OUTPUT).open("wb") as output:  # libraries tell of each input that they refuse
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
     fuzzed = opener(materials)
     before = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (before + _MOST_MEMORY, resource.RLIM_INFINITY))
@@ -105,7 +112,7 @@ def _watched(worker: multiprocessing.process.BaseProcess, counts: SynchronizedAr
 def keep(folder: Path, find: Find, data: bytes, index: int) -> None:
     """Note a find in a folder; the first of its kind with its input."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "kinds.txt").open("a", encoding="utf-8", errors="backslashreplace") as kinds:
+    with (folder / _KINDS).open("a", encoding="utf-8", errors="backslashreplace") as kinds:
         kinds.write(f"{find.kind}\n")
     path = folder / hashlib.sha256(find.kind.encode()).hexdigest()[:12]
     if not path.exists():
@@ -133,7 +140,7 @@ def table(rows: Iterable[Row]) -> str:
     lines = ["| target | inputs tried | refused | accepted | finds | seconds |", "|---|---|---|---|---|---|"]
     rows = list(rows)
     total = Row("all", *(sum(getattr(row, key) for row in rows) for key in ("tried", "refused", "accepted", "took_s")))
-    total.kinds = {f"{row.name}: {kind}": count for row in rows for kind, count in row.kinds.items()}
+    total.kinds = Counter({f"{row.name}: {kind}": count for row in rows for kind, count in row.kinds.items()})
     for row in [*rows, total]:
         lines.append(
             f"| {row.name} | {row.tried:,} | {row.refused:,} | {row.accepted:,} | {row.finds:,} | {row.took_s:.0f} |"

@@ -45,7 +45,7 @@ def guided(name: str, count: int, finds: Path) -> None:
             try:
                 refused = tried(fuzzed.target, data)
             except Find as find:
-                row.kinds[find.kind] = row.kinds.get(find.kind, 0) + 1
+                row.kinds[find.kind] += 1
                 keep(finds / name, find, data, row.tried)
             else:
                 row.refused, row.accepted = row.refused + (refused is not None), row.accepted + (refused is None)
