@@ -189,49 +189,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 # Clocks
 
-_STEPPED = """\
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <sys/time.h>
-#include <time.h>
-#include <unistd.h>
-
-static const long steps[] = {STEPS};
-
-static long step(void) {
-  struct timespec now;
-  if (access("FLAG", F_OK)) return 0;
-  static int (*real)(clockid_t, struct timespec *);
-  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-  real(CLOCK_MONOTONIC, &now);
-  unsigned long period = (unsigned long)(now.tv_sec * 1000 + now.tv_nsec / 1000000) / PERIOD_MS + SEED;
-  return steps[period * 2654435761UL % 4294967296UL % (sizeof steps / sizeof *steps)];
-}
-
-int clock_gettime(clockid_t id, struct timespec *ts) {
-  static int (*real)(clockid_t, struct timespec *);
-  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-  int failed = real(id, ts);
-  if (!failed && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) ts->tv_sec += step();
-  return failed;
-}
-
-int gettimeofday(struct timeval *restrict tv, void *restrict zone) {
-  struct timespec ts;
-  (void)zone;
-  int failed = clock_gettime(CLOCK_REALTIME, &ts);
-  tv->tv_sec = ts.tv_sec;
-  tv->tv_usec = ts.tv_nsec / 1000;
-  return failed;
-}
-
-time_t time(time_t *out) {
-  struct timespec ts;
-  clock_gettime(CLOCK_REALTIME, &ts);
-  if (out) *out = ts.tv_sec;
-  return ts.tv_sec;
-}
-"""
+_CLOCK = Path(__file__).with_name("clock.c")
 
 
 def stepped_clock(folder: Path, draw: random.Random, steps_s: Sequence[int], period_ms: int) -> dict[str, str]:
@@ -241,12 +199,13 @@ def stepped_clock(folder: Path, draw: random.Random, steps_s: Sequence[int], per
     compiler = shutil.which("cc")
     if not compiler:
         pytest.skip("a clock that jumps needs a C compiler")
-    source, library = folder / "clock.c", folder / "clock.so"
-    values = {"STEPS": ", ".join(map(str, steps_s)), "PERIOD_MS": str(period_ms), "SEED": str(draw.randrange(2**16))}
-    values["FLAG"] = str(folder / "jumping")
-    code = _STEPPED
-    for name, value in values.items():
-        code = code.replace(name, value)
-    source.write_text(code, "utf-8")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    library = folder / "clock.so"
+    macros = {
+        "STEPS": ",".join(map(str, steps_s)),
+        "PERIOD_MS": f"{period_ms}UL",
+        "SEED": str(draw.randrange(2**16)),
+        "FLAG": f'"{folder / "jumping"}"',
+    }
+    words = [f"-D{name}={value}" for name, value in macros.items()]
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", *words, "-o", library, _CLOCK, "-ldl"], check=True)
     return {"LD_PRELOAD": str(library)}

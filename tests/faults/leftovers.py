@@ -11,6 +11,7 @@ from pathlib import Path
 
 _MARK = "LOSTGAN_FAULTS_MARK"
 _SHARED_MEMORY = "/dev/shm/"
+_CACHE = "torchinductor_"  # an empty folder that PyTorch makes once for each user and keeps
 
 
 class Traces:
@@ -57,7 +58,8 @@ class Traces:
 
     def _left(self, folders: tuple[Path, ...]) -> list[str]:
         processes = [f"process {pid}: {' '.join(words)[:120]}" for pid, words in self.processes().items()]
-        files = [*self._temporary.rglob("*"), *(path for path in self._shared if path.exists())]
+        files = [path for path in self._temporary.rglob("*") if not path.name.startswith(_CACHE)]
+        files += [path for path in self._shared if path.exists()]
         files += [path for folder in folders for path in folder.rglob(".tmp-*")]
         return processes + [f"file {path}" for path in files]
 

@@ -18,6 +18,7 @@ Words = Callable[[Trial, Path], list[object]]
 
 _COAST, _FARM = ROOT / "examples" / "coast.json", ROOT / "examples" / "farm.json"
 _TRAINING = ("--variant", "v1-64", "--ch", 2, "--batch", 4, "--perceptual", "none", "--workers", 0, "--steps", 2)
+_PLAN = ("synthesize", *EXAMPLES, "--per-layout", 99)
 _FULL = ("No space left", "free some space", "disk is full")
 
 
@@ -54,7 +55,7 @@ WRITERS: dict[str, tuple[Words, tuple[int, ...]]] = {
         (8, 64, 400, 900),
     ),
     "synthesize plan": (
-        lambda _, out: ["synthesize", *EXAMPLES, "--per-layout", 99, "--plan-only", out / "p.jsonl"],
+        lambda trial, out: [*_PLAN, "--model", trial.model, "--plan-only", out / "p.jsonl"],
         (8, 64),
     ),
     "scenes": (lambda _, out: ["scenes", "--out", out, "--count", 24, "--res", 64, "--workers", 1], (8, 64)),
@@ -71,7 +72,11 @@ def test_disk_fills_up(trial: Trial, name: str, kib: int) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("kib", [8, 100, 1000])
 def test_disk_fills_up_while_training(trial: Trial, data: Path, kib: int) -> None:
-    fills_up(trial, lambda _, out: ["train", *_TRAINING, "--data", data, "--out", out], kib)
+    """A run goes on, by its own settings, from what was written."""
+    resumed: Words = lambda _, out: ["train", "--resume", "--out", out]  # noqa: E731
+    fills_up(trial, lambda _, out: ["train", *_TRAINING, "--data", data, "--out", out], kib, resumed)
+    weights = [(trial.folder / name / "generator.safetensors").read_bytes() for name in ("room", "right")]
+    trial.tally.wrong += ["generator.safetensors"] * (weights[0] != weights[1])
 
 
 @pytest.mark.long
@@ -99,9 +104,9 @@ def test_disk_fills_up_under_a_client(trial: Trial, kib: int) -> None:
         compare_folders(trial.folder / "room", trial.pictures, trial.tally)
 
 
-def fills_up(trial: Trial, words: Words, kib: int) -> None:
+def fills_up(trial: Trial, words: Words, kib: int, again: Words | None = None) -> None:
     """Run a command on a disk of `kib` KiB, then on one with room to go on from what was left, and compare the result
-    with that of a command which had room at once."""
+    with that of a command which had room at once. again: the command that goes on, where it is another."""
     small, room, right = trial.folder / "small", trial.folder / "room", trial.folder / "right"
     trial.tally.faults += 1
     done = trial.run(*words(trial, small), prefix=small_disk(small, kib))
@@ -109,8 +114,8 @@ def fills_up(trial: Trial, words: Words, kib: int) -> None:
     kept = small.with_name("small.kept")
     trial.tally.left += [f"{path.name} on the full disk" for path in kept.rglob(".tmp-*")]
     kept.rename(room)
-    for folder in (room, right):
-        done = trial.run(*words(trial, folder))
+    for folder, command in ((room, again or words), (right, words)):
+        done = trial.run(*command(trial, folder))
         assert done.returncode == 0, done.stderr
     same_pictures(trial, room, right)
 
