@@ -16,13 +16,13 @@ _HELD_S = 2.0
 @pytest.mark.long
 @pytest.mark.parametrize("count", [8, 16, 24, 32, 48, 64, 96])
 def test_server_that_may_open_few_files(trial: Trial, count: int) -> None:
-    serves_or_tells(trial, few_files(count), "open files", "descriptors", "nofile", "ulimit")
+    serves_or_tells(trial, few_files(count), "open files", "escriptor", "ulimit")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kib", [16, 512, 1100, 2048, 8192])
 def test_server_with_little_shared_memory(trial: Trial, kib: int) -> None:
-    serves_or_tells(trial, little_shared_memory(kib), "/dev/shm", "shared memory")
+    serves_or_tells(trial, little_shared_memory(kib), "/dev/shm", "shared memory", "No space left")
 
 
 def serves_or_tells(trial: Trial, prefix: list[str], *words: str) -> None:

@@ -14,7 +14,7 @@ from faults.serving import COMMAND, Serve
 from faults.tally import Tally
 
 _LIMIT_S = 240.0
-_LONGEST_LINE = 600
+_LONGEST_LINE = 1000
 
 
 @dataclass
