@@ -19,10 +19,9 @@ def checkpoint() -> Checkpoint:
     return random_checkpoint("v1-64", Vocabulary.built_in("scenes"), seed=0, ch=2)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
-def test_weights_that_are_not_finite_are_named(checkpoint: Checkpoint, bad: float, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with torch.no_grad():
-        checkpoint.generator.final_norm.weight[1] = bad
+        checkpoint.generator.final_norm.weight[1] = float("nan")
     with pytest.raises(CheckpointError, match=r"^final_norm\.weight: the generator's weights are not finite"):
         publish(checkpoint, tmp_path / "repository")
     save_checkpoint(tmp_path / "bad.safetensors", checkpoint)

@@ -50,8 +50,8 @@ HOSTILE: dict[str, Callable[[], str]] = {
     "a key of 10 MB": lambda: json.dumps({"k" * 10_000_000: 1, "objects": [SKY]}),
     "a label of 10 MB": lambda: json.dumps({"objects": [SKY | {"label": "k" * 10_000_000}]}),
     "a key of 4 MB": lambda: json.dumps({"k" * 4_000_000: 1, "objects": [SKY]}),
-    "200,000 keys": lambda: json.dumps({**{f"k{n}": 1 for n in range(200_000)}, "objects": [SKY]}),
-    "200,000 keys of a style": lambda: json.dumps({"objects": [SKY | {"style": {f"k{n}": 1 for n in range(200_000)}}]}),
+    "100,000 keys": lambda: json.dumps({**{f"k{n}": 1 for n in range(100_000)}, "objects": [SKY]}),
+    "100,000 keys of a style": lambda: json.dumps({"objects": [SKY | {"style": {f"k{n}": 1 for n in range(100_000)}}]}),
     "500,000 brackets": lambda: "[" * 500_000,
     "500,000 brackets that close": lambda: "[" * 500_000 + "]" * 500_000,
     "900 brackets for a label": lambda: json.dumps({"objects": [SKY]}).replace('"sky"', "[" * 900 + "]" * 900),
@@ -98,9 +98,11 @@ def test_a_layout_has_as_many_objects_as_a_model_can_have_slots() -> None:
         Layout.parse({"objects": [SKY] * (MAX_SLOTS + 1)})
 
 
-def test_a_file_without_an_end_is_refused() -> None:
-    with pytest.raises(LayoutError, match=r"/dev/zero: is larger than 512 MiB"):
-        load_layouts("/dev/zero")
+def test_a_file_of_a_terabyte_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.jsonl").open("wb") as file:
+        file.truncate(1 << 40)  # a hole: it takes no space
+    with pytest.raises(LayoutError, match=r"large\.jsonl: is larger than 512 MiB"):
+        load_layouts(tmp_path / "large.jsonl")
 
 
 # annotations: large ones are read, and hostile ones refused
