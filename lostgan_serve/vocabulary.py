@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,17 +52,17 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if not self.labels or self.labels[0] != IMAGE_LABEL_NAME:
-            raise VocabularyError(f"vocabulary {self.name!r}: the first label must be {IMAGE_LABEL_NAME!r}")
+            raise VocabularyError(f"vocabulary {reprlib.repr(self.name)}: the first label must be {IMAGE_LABEL_NAME!r}")
         for label in self.labels:
             if not is_printable(label):
                 raise VocabularyError(
-                    f"vocabulary {self.name!r}: label {label!r}: holds a line break, another control character or half "
-                    "of a character; rename it"
+                    f"vocabulary {reprlib.repr(self.name)}: label {reprlib.repr(label)}: holds a line break, another "
+                    "control character or half of a character; rename it"
                 )
-        names = [label for label in self.labels if label]
-        if len(set(names)) < len(names):
-            twice = sorted({label for label in names if names.count(label) > 1})
-            raise VocabularyError(f"vocabulary {self.name!r}: these labels stand twice: {', '.join(twice)}")
+        counts = Counter(label for label in self.labels if label)
+        if twice := sorted(label for label, count in counts.items() if count > 1):
+            shown = textwrap.shorten(", ".join(twice), 200)
+            raise VocabularyError(f"vocabulary {reprlib.repr(self.name)}: these labels stand twice: {shown}")
 
     @classmethod
     def built_in(cls, name: str) -> Vocabulary:

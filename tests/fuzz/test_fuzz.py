@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -84,6 +85,12 @@ def test_hostile_inputs_and_former_finds_are_refused_or_give_whole_results(
     if name in OPEN_FINDS:
         request.applymarker(pytest.mark.xfail(reason=OPEN_FINDS[name], raises=Find, strict=True))
     tried(opened(name.partition("/")[0]).target, (CORPUS / name).read_bytes())
+
+
+def test_a_label_that_stands_very_often_is_refused_soon(opened: Open) -> None:
+    manifest = json.loads(opened("manifest").seeds[0])
+    manifest["vocabulary"]["labels"] += ["again"] * 100_000
+    assert tried(opened("manifest").target, json.dumps(manifest).encode()) == "ModelError"
 
 
 # What is a find

@@ -22,6 +22,7 @@ from lostgan_train.data.fields import (
     label_in,
     member,
     number,
+    shown,
     unit_box,
     whole_id,
 )
@@ -112,7 +113,7 @@ def read_categories(document: Any, path: Path) -> dict[int, str]:
         except Problem as problem:
             raise DataError(f"{path}: categories[{index}].{problem.key}: {problem}") from None
         if key in names:
-            raise DataError(f"{path}: categories[{index}] ({key}, {name!r}): ids must differ; give it another")
+            raise DataError(f"{path}: categories[{index}] ({key}, {shown(name)}): ids must differ; give it another")
         names[key] = name
     if not names:
         raise DataError(f"{path}: categories: is empty; name the classes of the objects")
@@ -135,7 +136,7 @@ def _without_placeholders(document: Any, path: Path, names: dict[int, str], summ
         key for key, name in names.items() if key not in used and (name in groups or name.lower() in _PLACEHOLDERS)
     ]
     for key in placeholders:
-        summary.notes.append(f"category {key}, {names[key]!r}, has no annotations and names no class: left out")
+        summary.notes.append(f"category {key}, {shown(names[key])}, has no annotations and names no class: left out")
     return {key: name for key, name in names.items() if key not in placeholders}
 
 
@@ -181,21 +182,21 @@ class CocoImages:
         key = id_in(item, "id")
         if key in self.by_id:
             self._leave_out_ambiguous(key, item, images)
-            raise Problem("id", "image id standing twice", f"{key!r}")
+            raise Problem("id", "image id standing twice", shown(key))
         self.by_id[key] = None
         name = member(item, "file_name", str, '"0001.png"')
         stated = _stated_size(item)
         file = images.find(name, "file_name")
         size = stated or size_in_file(file)
         if size is None:
-            raise Problem("width", "width and height missing", f"and {name!r} cannot be read; state them")
+            raise Problem("width", "width and height missing", f"and {shown(name)} cannot be read; state them")
         width, height = size
         before = self._by_file.get(file)
         if before is None:
             self.by_id[key] = self._by_file[file] = Candidate(file, width, height)
             return
         if (before.width, before.height) != (width, height):
-            raise Problem("width", "image file listed in two sizes", f"{name!r}: {width:g} x {height:g} px")
+            raise Problem("width", "image file listed in two sizes", f"{shown(name)}: {width:g} x {height:g} px")
         self.by_id[key] = before
         self._joined.add(file)
 
@@ -224,7 +225,7 @@ class CocoImages:
         """Add one annotation to its image, or return the reason for leaving it out. Raises Problem."""
         key = id_in(item, "image_id")
         if key not in self.by_id:
-            raise Problem("image_id", "object of an unknown image", f"{key!r} is no image's id")
+            raise Problem("image_id", "object of an unknown image", f"{shown(key)} is no image's id")
         category = whole_id(item, "category_id")
         if category not in labels:
             raise Problem("category_id", "unknown category", f"{category} is not among the categories")
@@ -244,7 +245,7 @@ class CocoImages:
         # many tools number annotations anew in each image: an id may come again, the same object may not
         again = own is not None and own in seen
         if (again or candidate.image in self._joined) and candidate.has(label, unit):
-            raise Problem("id", "object standing twice", f"{own!r}")
+            raise Problem("id", "object standing twice", shown(own))
         seen.add(own)
         candidate.add(label, unit, _score(item))
         return None

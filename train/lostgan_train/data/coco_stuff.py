@@ -10,7 +10,7 @@ from typing import Any
 from lostgan_serve.errors import DataError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.data.coco import OTHER, CocoImages, read_categories, slim
-from lostgan_train.data.fields import as_id
+from lostgan_train.data.fields import as_id, shown
 from lostgan_train.data.images import Images
 from lostgan_train.data.json_file import load_json
 from lostgan_train.data.records import Candidate, Source, leave_out, select
@@ -87,8 +87,8 @@ def _labels(names: Mapping[int, str], vocabulary: Vocabulary, path: Path) -> dic
         known = vocabulary.labels[key] if 0 < key < len(vocabulary) else ""
         if name != (known or OTHER):
             raise DataError(
-                f"{path}: category {key} is {name!r}, in COCO-Stuff {known or OTHER!r}; for categories of your own "
-                "put images/ and one annotations.json into a folder"
+                f"{path}: category {key} is {shown(name)}, in COCO-Stuff {known or OTHER!r}; for categories of your "
+                "own put images/ and one annotations.json into a folder"
             )
         labels[key] = key if known else None
     return labels

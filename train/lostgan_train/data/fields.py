@@ -142,5 +142,11 @@ def _shown(box: Sequence[float]) -> str:
     return f"[{', '.join(f'{value:.10g}' for value in box)}]"
 
 
+def shown(value: object) -> str:
+    """A value as Python writes it, for a message, which stays a line whatever stands in a file."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
 def _short(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
-from lostgan_train.data.fields import Problem
+from lostgan_train.data.fields import Problem, shown
 
 _FOLDER = "images"
 
@@ -59,7 +59,7 @@ class Images:
         """
         found = self._find(name) or self._find_end(name)
         if found is None:
-            raise Problem(key, MISSING, f"{name!r} is not in {self.places}")
+            raise Problem(key, MISSING, f"{shown(name)} is not in {self.places}")
         return found
 
     def _find(self, name: str) -> Path | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from lostgan_serve.errors import DataError
 from lostgan_serve.vocabulary import IMAGE_LABEL_NAME, Vocabulary, is_printable
-from lostgan_train.data.fields import Id, Problem, as_id, member, number, unit_box
+from lostgan_train.data.fields import Id, Problem, as_id, member, number, shown, unit_box
 from lostgan_train.data.images import Images
 from lostgan_train.data.json_file import without
 from lostgan_train.data.pixels import size_in_file
@@ -203,7 +203,7 @@ class _Objects:
         field = name_of_id(item, "object_id")
         own_id = as_id(item.get(field))
         if own_id is not None and own_id in seen:
-            raise Problem(field, "object id standing twice", f"{own_id!r}")
+            raise Problem(field, "object id standing twice", shown(own_id))
         seen.add(own_id)
         label = next((labels[name] for name in _names(item, self.aliases) if name in labels), None)
         if label is None:
@@ -233,8 +233,8 @@ def _vocabulary(folder: Path, counts: Counter[str], min_instances: int) -> Vocab
         most = counts.most_common(1)[0] if counts else ("none", 0)
         raise DataError(
             f"{folder}: no usable class stands {min_instances} times in the training split; the most frequent, "
-            f"{most[0]!r}, stands {most[1]} times"
+            f"{shown(most[0])}, stands {most[1]} times"
         )
     if unprintable := [name for name in labels if not is_printable(name)]:
-        raise DataError(f"{folder}: the class {unprintable[0]!r} cannot be printed as a label; mend objects.json")
+        raise DataError(f"{folder}: the class {shown(unprintable[0])} cannot be printed as a label; mend objects.json")
     return Vocabulary(own_name(folder), (IMAGE_LABEL_NAME, *labels), slots=MOST + 1, background=True)
