@@ -20,6 +20,7 @@ from lostgan_serve.manifest import Manifest
 from lostgan_serve.model_folder import check_model_name, exported_models
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.triton.addresses import find_addresses
+from lostgan_serve.triton.configuration import check_configuration
 from lostgan_serve.triton.exposure import Exposure
 from lostgan_serve.triton.front_door import FrontDoor
 from lostgan_serve.triton.gateway.settings import Settings, Status
@@ -211,6 +212,7 @@ def _checked_models(repository: Path) -> dict[str, Manifest]:
                 "it out of the repository"
             ) from error
         model.check()
+        check_configuration(model, model.newest().manifest())
     return {model.name: model.newest().manifest() for model in models}
 
 

@@ -85,6 +85,8 @@ def error_kind(text: str) -> Kind | None:
         return Kind.BUSY
     if "Stub process" in text:  # the Python backend's, which is started again
         return Kind.AWAY
+    if "http1.x server" in text:  # gRPC's words
+        return Kind.FOREIGN
     if "has no available versions" in text or "is not at ready state" in text:
         return Kind.UNLOADED
     return None

@@ -78,7 +78,12 @@ class HttpApp:
         path, method = scope["path"], scope["method"]
         if scope["server"][1] == self._settings.metrics_port:
             if path != "/metrics" or method != "GET":
-                raise RefusedError(404, "there is /metrics here, and nothing else")
+                self._backend.refuse("HTTP 404")
+                return (
+                    404,
+                    b"there is /metrics here, and nothing else\n",
+                    _TEXT,
+                )  # no JSON: clients see whose port it is
             return 200, await self._metrics(), _TEXT
         for (wanted, pattern), handler in self._routes.items():
             if match := pattern.fullmatch(path):
