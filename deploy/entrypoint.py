@@ -14,6 +14,7 @@ same reason: the image needs nothing but this file and the models.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -79,10 +80,22 @@ def find_models(repository: Path) -> dict[str, Path]:
                 f"error: {stray[0]}: Triton would take this folder for a version of the model, and it is none that "
                 "export made; move it out of the model's folder"
             )
-        models[folder.name] = newest / "model.onnx"
+        models[folder.name] = checked(newest / "model.onnx")
     if not models:
         sys.exit(f"error: {repository}: no exported model in this repository; make one with: lostgan-serve export")
     return models
+
+
+def checked(model: Path) -> Path:
+    """The file of a model. Ends this process with one line where it is not the one that export made."""
+    manifest = model.with_name("manifest.json")
+    try:
+        expected = json.loads(manifest.read_bytes()).get("onnx_sha256")
+    except (OSError, ValueError, AttributeError) as error:
+        sys.exit(f"error: {manifest}: cannot be read ({error}); export the model again")
+    if expected not in (None, hashlib.sha256(model.read_bytes()).hexdigest()):
+        sys.exit(f"error: {model}: is not the file that export made (its sha256 differs); export it again")
+    return model
 
 
 def find_or_build(models: dict[str, Path], cache: Path) -> dict[str, Path]:

@@ -60,6 +60,7 @@ class Container:
         model = ModelFolder(self.repository / name)
         with model.new_version(replace=True) as version:
             version.onnx.write_bytes(weights)
+            version.write_manifest(manifest)
         write_configuration(model, manifest)
         return manifest
 
@@ -232,6 +233,16 @@ def test_the_newest_version_is_served(container: Container) -> None:
     container.tool("trtexec", TRTEXEC)
     assert container.start().returncode == 0
     assert [path.name for path in (container.served() / MODEL).glob("[0-9]*")] == ["10"]
+
+
+def test_a_model_that_is_not_the_exported_one_is_not_served(container: Container) -> None:
+    container.publish()
+    model = container.repository / MODEL / "1" / "model.onnx"
+    model.write_bytes(b"onny")
+    done = container.start(LOSTGAN_SERVE_DEVICE="cpu")
+    assert done.returncode == 1
+    assert f"error: {model}: is not the file that export made" in done.stderr
+    assert not container.calls("tritonserver")
 
 
 def test_sigterm_ends_a_build(container: Container) -> None:
