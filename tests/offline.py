@@ -38,7 +38,7 @@ class Offline:
     def work(self) -> Path:
         return self.folder / "work"
 
-    def run(self, *command: object, stdin: str | None = None) -> str:
+    def run(self, *command: object) -> str:
         """Run a command that ends well. Returns what it printed, errors included."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(_LEFT_OUT)}
         folders = {variable: str(self.folder / name) for variable, name in _FOLDERS.items()}
@@ -47,14 +47,14 @@ class Offline:
             [*words, "-o", str(self.folder / "trace"), *map(str, command)],
             cwd=self.work,
             env=inherited | folders,
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
         try:
-            printed, _ = process.communicate(stdin, timeout=240)
+            printed, _ = process.communicate(timeout=240)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from conftest import ROOT
 from fuzz.campaign import campaign, table
 from fuzz.guard import Find, tried
+from fuzz.killer import open_killer
 from fuzz.mutations import of_bytes
 from fuzz.registry import TARGETS
 from fuzz.targets import Fuzzed, Materials
@@ -134,25 +134,16 @@ def test_what_is_neither_refused_nor_whole_is_a_find(
 # Long runs
 
 
-def open_killer(_: Materials) -> Fuzzed:
-    def target(data: bytes) -> None:
-        if len(data) == 3:
-            raise IndexError
-        if len(data) == 5:
-            os.kill(os.getpid(), signal.SIGSEGV)
-
-    return Fuzzed(target, [b"1234"], lambda random, _: b"x" * random.randrange(6))
-
-
 def test_a_long_run_goes_on_after_a_crash_and_keeps_the_input(tmp_path: Path) -> None:
-    row = campaign("killer", open_killer, Materials(tmp_path, tmp_path, tmp_path), 20, 0, tmp_path / "finds")
-    lengths = [Random(f"0/{index}").randrange(6) for index in range(20)]
-    assert (row.tried, row.refused, row.accepted) == (20, 0, 20 - lengths.count(3) - lengths.count(5))
-    assert sorted(row.kinds.values()) == sorted((lengths.count(3), lengths.count(5)))
+    lengths = [Random(f"13/{index}").randrange(6) for index in range(8)]
+    assert (lengths.count(3), lengths.count(5)) == (2, 1)
+    row = campaign("killer", open_killer, Materials(tmp_path, tmp_path, tmp_path), 8, 13, tmp_path / "finds")
+    assert (row.tried, row.refused, row.accepted) == (8, 0, 5)
+    assert sorted(row.kinds.values()) == [1, 2]
     kept = [path.read_bytes() for path in (tmp_path / "finds/killer").iterdir() if not path.suffix]
     assert sorted(kept) == [b"xxx", b"xxxxx"]
-    assert "| killer | 20 | 0 |" in table([row])
-    assert f"the process ended with -11 ({lengths.count(5)} times)" in table([row])
+    assert "| killer | 8 | 0 | 5 | 3 |" in table([row])
+    assert "find: killer: the process ended with -11 (1 times)" in table([row])
 
 
 def test_the_same_seed_makes_the_same_inputs() -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import os
 import re
-import stat
-import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from conftest import EXAMPLES, Cli
+from conftest import EXAMPLES, run_cli
 from documents import commands
 from editing import FAULTY, QUICK, a_layout, editing, received
 from lostgan_serve.contract import input_specs
@@ -34,16 +34,13 @@ for name in sys.argv[1:]:
 """
 
 _SERVED = """\
-import os, subprocess, sys
+import subprocess, sys
 from pathlib import Path
 from lostgan_serve.triton.server import running_server
 cli, repository, layout = sys.argv[1:]
-os.umask(0)
 with running_server(Path(repository)) as endpoints:
     for url in (endpoints.grpc, f"http://{endpoints.http}"):
         subprocess.run([cli, "client", layout, "--url", url, "--out", url[:4]], check=True)
-    print("served", flush=True)
-    sys.stdin.read()
 """
 
 OPENVINO_CALLS_ITS_MAKER = pytest.mark.xfail(
@@ -70,13 +67,13 @@ def family(pid: int) -> list[int]:
     return [pid, *(each for child in children(pid) for each in family(child))]
 
 
-def open_files(pid: int) -> list[Path]:
-    """The files that a process has open."""
+def in_shared_memory(pid: int) -> list[Path]:
+    """The files in shared memory that a process has open."""
     found = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):  # closed meanwhile
             found.append(link.readlink())
-    return found
+    return [path for path in found if path.is_relative_to("/dev/shm") and path.exists()]
 
 
 def test_help_of_every_command(offline: Offline) -> None:
@@ -95,30 +92,13 @@ def test_generate(runner: str, offline: Offline, tiny_repository: Path) -> None:
 
 @pytest.mark.slow
 def test_a_server_and_its_clients(offline: Offline, tiny_repository: Path) -> None:
-    offline.run(sys.executable, "-c", _SERVED, CLI, tiny_repository, EXAMPLES[0], stdin="")
+    offline.run(sys.executable, "-c", _SERVED, CLI, tiny_repository, EXAMPLES[0])
     assert len(list(offline.work.glob("*/*.png"))) == 6
     assert offline.spoken_to()
     assert_private(offline)
 
 
-@pytest.mark.slow
-def test_shared_memory_is_closed_to_others_whatever_the_umask(tiny_repository: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _SERVED, CLI, str(tiny_repository), str(EXAMPLES[0])]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path) as process:
-        try:
-            assert process.stdout
-            assert b"served\n" in iter(process.stdout.readline, b"")
-            opened = {path for pid in family(process.pid) for path in open_files(pid)}
-            segments = {path for path in opened if path.is_relative_to("/dev/shm") and path.exists()}
-            assert segments
-            for path in segments:
-                assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
-        finally:
-            process.stdin.close() if process.stdin else None
-            assert process.wait(timeout=60) == 0
-
-
-@pytest.mark.slow
+@pytest.mark.long
 def test_export(offline: Offline, small_checkpoint: Path) -> None:
     offline.run(CLI, "export", "--res", "64", "--checkpoint", small_checkpoint, "--repository", "repository")
     assert (offline.work / "repository/lostgan_64/1/model.onnx").is_file()
@@ -150,17 +130,33 @@ def test_a_look_up_would_be_noticed(offline: Offline) -> None:
     assert offline.spoken_to() & {*nameservers, "127.0.0.1"}
 
 
-# Logs
+# Of a server's clients
 
 
-@pytest.mark.slow
-def test_the_log_of_a_server_holds_nothing_of_requests(tiny_repository: Path, cli: Cli, tmp_path: Path) -> None:
-    layout = tmp_path / f"{SECRET}.json"
+@dataclass(frozen=True)
+class Served:
+    """A server that answered right and wrong requests. modes: of the files in shared memory that its processes had
+    open. log: all that it printed."""
+
+    modes: dict[Path, int]
+    log: str
+
+
+@pytest.fixture(scope="module")
+def served(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """It was started with a umask that keeps nobody out."""
+    folder = tmp_path_factory.mktemp("served")
+    layout = folder / f"{SECRET}.json"
     layout.write_text(json.dumps({"objects": [{"label": "sky", "box": [0, 0, 1, 1], "id": SECRET}]}))
-    process, (http, grpc, _) = serving(tiny_repository)
+    before = os.umask(0)
+    try:
+        process, (http, grpc, _) = serving(tiny_repository)
+    finally:
+        os.umask(before)
     try:
         for url in (grpc, f"http://{http}"):
-            cli("client", layout, "--url", url, "--out", tmp_path / url[:4], check=True)
+            run_cli("client", layout, "--url", url, "--out", folder / url[:4], check=True)
+        modes = {path: path.stat().st_mode for pid in family(process.pid) for path in in_shared_memory(pid)}
         for body in wrong_bodies():
             answered(http, f"/v2/models/{MODEL}/infer", body)
         answered(http, f"/v2/models/{SECRET}/infer", b"{}")
@@ -169,7 +165,18 @@ def test_the_log_of_a_server_holds_nothing_of_requests(tiny_repository: Path, cl
         process.terminate()
         log = "".join(process.communicate(timeout=60))
     assert process.returncode == 0
-    assert not [secret for secret in (SECRET, str(NUMBER)) if secret in log], log
+    return Served(modes, log)
+
+
+@pytest.mark.slow
+def test_the_log_of_a_server_holds_nothing_of_requests(served: Served) -> None:
+    assert not [secret for secret in (SECRET, str(NUMBER)) if secret in served.log], served.log
+
+
+@pytest.mark.slow
+def test_shared_memory_is_closed_to_others_whatever_the_umask(served: Served) -> None:
+    assert served.modes
+    assert not [path for path, mode in served.modes.items() if mode & 0o077]
 
 
 def wrong_bodies() -> list[bytes]:
