@@ -82,6 +82,11 @@ def test_help_of_every_command(offline: Offline) -> None:
     assert_private(offline)
 
 
+def test_labels(offline: Offline) -> None:
+    assert "sky\n" in offline.run(CLI, "labels")
+    assert_private(offline)
+
+
 @pytest.mark.parametrize("runner", ["onnxrt", pytest.param("openvino", marks=OPENVINO_CALLS_ITS_MAKER)])
 def test_generate(runner: str, offline: Offline, tiny_repository: Path) -> None:
     """onnxruntime looks up its maker's collector, and keeps an id of the device, unless it is told not to."""
