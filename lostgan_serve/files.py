@@ -7,6 +7,7 @@ which writes to that folder knows what was left behind, and deletes it.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from lostgan_serve.errors import InputError, OutputError
 
@@ -82,6 +84,14 @@ def read_file(path: Path, most_bytes: int) -> bytes:
     if size > most_bytes:
         raise InputError(f"{path}: is larger than {most_bytes / 2**20:,.0f} MiB, the most that such a file has")
     return b"".join(parts)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for any other, one of brackets too deep in brackets included."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets within brackets, too deep") from None
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -51,7 +51,7 @@ def provenance_of(path: Path) -> dict[str, Any] | None:
     try:
         texts = [data for kind, data in _chunks(path.read_bytes()) if kind == b"iTXt" and data.startswith(_TEXT_HEAD)]
         value = json.loads(texts[0][len(_TEXT_HEAD) :]) if texts else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

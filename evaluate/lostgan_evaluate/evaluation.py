@@ -19,7 +19,7 @@ from lostgan_evaluate.subject import Subject, Tools
 from lostgan_evaluate.weights import WeightFiles
 from lostgan_serve import __version__
 from lostgan_serve.errors import EvaluationError
-from lostgan_serve.files import write_file
+from lostgan_serve.files import parse_json, write_file
 from lostgan_serve.progress import SILENT, Progress
 
 FORMAT = "lostgan-serve evaluation 1"
@@ -87,7 +87,7 @@ def evaluate(subject: Subject, tools: Tools, metrics: Iterable[str] | None = Non
 def _begun(path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The result in a file; an empty one where its facts are others."""
     try:
-        earlier: dict[str, Any] = json.loads(path.read_bytes())
+        earlier: dict[str, Any] = parse_json(path.read_bytes())
         same = all(earlier[name] == fact for name, fact in facts.items())
     except (OSError, ValueError, LookupError, TypeError):
         same = False
@@ -108,7 +108,7 @@ def _replace(result: dict[str, Any], metric: str, measured: Measured, reason: st
 
 def _facts(subject: Subject, tools: Tools) -> dict[str, Any]:
     """All that scores depend on, as JSON has it."""
-    facts: dict[str, Any] = json.loads(
+    facts: dict[str, Any] = parse_json(
         json.dumps(
             {
                 "format": FORMAT,
@@ -149,7 +149,7 @@ def _data_facts(subject: Subject) -> dict[str, Any]:
 
 def lines(path: Path) -> list[str]:
     """The scores of an evaluation.json as lines of a table for people."""
-    result = json.loads(path.read_bytes())
+    result = parse_json(path.read_bytes())
     rows = [("score", "value", "spread", "real images")]
     for name, score in result["scores"].items():
         rows.append((name, *(_shown(score[part]) for part in ("value", "spread", "real"))))

@@ -170,15 +170,17 @@ def _write_samples(
 
 def read_layouts(source: str) -> list[Layout]:
     """The layouts of a file, or those on standard input for -. Raises LayoutError."""
-    from lostgan_serve.layout import load_layouts, parse_layouts
+    from lostgan_serve.layout import MAX_FILE_BYTES, load_layouts, parse_layouts
 
     if source == "-":
         if sys.stdin is None:
             raise LayoutError("standard input is closed; pipe layouts into this command, or name their files")
         try:
-            data = sys.stdin.buffer.read()
+            data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             raise LayoutError(f"standard input: cannot be read ({error.strerror})") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise LayoutError(f"standard input: over {MAX_FILE_BYTES >> 20} MiB; give layouts in several files")
         return parse_layouts(data, "stdin", "standard input")
     return load_layouts(source)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lostgan_serve import __version__
 from lostgan_serve.errors import OutputError
+from lostgan_serve.files import parse_json
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.model_folder import sha256
 from lostgan_serve.synthesize.formats import FORMATS, Whole
@@ -126,7 +126,7 @@ class DataSet:
 
     def _part(self, name: str) -> dict[str, Any]:
         try:
-            return json.loads(self._store.text(name) or "")  # type: ignore[no-any-return]
+            return parse_json(self._store.text(name) or "")  # type: ignore[no-any-return]
         except ValueError as error:
             raise OutputError(
                 f"{self._store}/{name}: damaged ({error}); delete it, and the same command redoes it"

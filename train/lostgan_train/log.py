@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from lostgan_serve.files import parse_json
+
 Row = dict[str, float]
 """The figures of a step: "step", counted from 1, "skipped", and losses and others by name."""
 
@@ -19,7 +21,7 @@ def read_log(file: Path, last: int | None = None) -> Iterator[Row]:
     """The rows of a log up to step `last`, without what a kill or a loss of power left of others. Raises OSError."""
     for line in file.read_bytes().splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:  # cut off, NULs in place of what was written last, bytes that are no UTF-8
             continue
         if _is_row(row) and (last is None or row["step"] <= last):

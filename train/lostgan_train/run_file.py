@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from lostgan_serve.errors import CheckpointError, TrainingError
-from lostgan_serve.files import read_file, reading, write_file
+from lostgan_serve.files import parse_json, read_file, reading, write_file
 from lostgan_serve.vocabulary import is_printable
 from lostgan_train.settings import S, build, option_name, read_config
 from lostgan_train.states import STATE_FILES, states_in
@@ -100,7 +100,7 @@ def read_run(kind: type[S], out: Path) -> RunFile[S]:
             raise CheckpointError(f"{out}: no state to resume from; start the run without --resume")
         text = read_file(path, _MAX_BYTES)
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         command, settings, changes = content["command"], dict(content["settings"]), tuple(content["changes"])
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged ({type(error).__name__}); {_RESTORE}") from None

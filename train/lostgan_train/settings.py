@@ -5,7 +5,6 @@ This module imports nothing heavy, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -14,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from lostgan_serve.choices import VARIANTS
 from lostgan_serve.errors import TrainingError
+from lostgan_serve.files import parse_json
 
 COMPONENTS = ("layout-to-mask", "mask-refinement", "image-head", "object-head")
 
@@ -179,7 +179,7 @@ def _typed(value: Any, about: Mapping[str, Any], where: str) -> Any:
 def read_config(kind: type[Settings], path: Path) -> dict[str, Any]:
     """The settings in a JSON file: an object of the same fields as the options, with - or _. Raises TrainingError."""
     try:
-        values = json.loads(path.read_text("utf-8-sig"))
+        values = parse_json(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path}: cannot be read as JSON ({error}); it holds settings by name") from None
     if not isinstance(values, dict):

@@ -18,7 +18,7 @@ from lostgan_evaluate.experiments.usefulness_table import write_usefulness
 from lostgan_evaluate.images import Reading
 from lostgan_evaluate.sampling import check_labels
 from lostgan_serve.errors import EvaluationError
-from lostgan_serve.files import reading, writable, write_file
+from lostgan_serve.files import parse_json, reading, writable, write_file
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.runners import Runner
@@ -136,7 +136,7 @@ def _results(files: Mapping[Job, Path]) -> dict[Job, dict[str, Any]]:
             if not file.exists():
                 continue
             try:
-                found[job] = json.loads(file.read_bytes())
+                found[job] = parse_json(file.read_bytes())
             except ValueError as error:
                 raise EvaluationError(f"{file}: damaged ({error}); delete it to measure that row again") from error
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from lostgan_evaluate.experiments.tabulate import TABLE_FORMAT, claims_grid, lab
 from lostgan_evaluate.grids import Grid
 from lostgan_evaluate.published import COCO, Better, published_grid
 from lostgan_serve.errors import InputError
-from lostgan_serve.files import reading
+from lostgan_serve.files import parse_json, reading
 
 
 class _Part(BaseModel):
@@ -108,7 +107,7 @@ def _load(file: Path) -> dict[str, Any]:
     with reading(file):
         text = file.read_bytes()
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise InputError(f"{file}: is no JSON ({error}); {_GIVE}") from None
     if not isinstance(content, dict):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lostgan_serve.errors import DataError, TrainingError
-from lostgan_serve.files import reading, write_file
+from lostgan_serve.files import parse_json, reading, write_file
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_train import distributed
 from lostgan_train.data import Example, LayoutDataset, Source, check_split
@@ -192,7 +192,7 @@ def _part(folder: Path, rank: int) -> Path:
 
 
 def _read_part(folder: Path, rank: int) -> dict[int, Detected]:
-    return {int(index): each for index, each in json.loads(_part(folder, rank).read_bytes()).items()}
+    return {int(index): each for index, each in parse_json(_part(folder, rank).read_bytes()).items()}
 
 
 def _write(
@@ -249,7 +249,7 @@ def _combine(
     with reading(path):
         text = path.read_bytes()
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         precision, images = content["precision"], content["images"]
         _check_same_run(path, content["made_with"], made_with)
         labelled = [

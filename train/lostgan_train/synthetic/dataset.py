@@ -27,7 +27,7 @@ from PIL import Image
 from pycocotools import mask as rle  # type: ignore[import-untyped]
 
 from lostgan_serve.errors import OutputError
-from lostgan_serve.files import write_file, writing
+from lostgan_serve.files import parse_json, write_file, writing
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.synthetic.compose import Scene, draw_scene
@@ -152,7 +152,7 @@ def _begin(out: Path, plan: Json) -> bool:
 
 def _plan_of(path: Path) -> Json | None:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         plan: Json = content if path.name == "plan.json" else content["info"]["plan"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -165,7 +165,7 @@ def _part(out: Path, shard: range) -> Path:
 
 def _finish(out: Path, plan: Json, parts: Iterable[Path]) -> None:
     """Merge the parts into annotations.json, number the annotations, and clear away."""
-    records = [record for part in parts for record in json.loads(part.read_bytes())]
+    records = [record for part in parts for record in parse_json(part.read_bytes())]
     annotations = [annotation for record in records for annotation in record["annotations"]]
     content = {
         "info": {"description": DESCRIPTION, "plan": plan},
