@@ -238,3 +238,13 @@ def test_every_door_refuses_them_alike(tiny_repository: Path) -> None:
                     runner.run(bad, ("image",))
             assert runner.run(good, ("image",))["image"].std() > 0
             runner.close()
+
+
+@pytest.mark.parametrize(
+    "command", [("train", "--data", "data", "--out", "run", "--config"), ("report", "--out", "report.html")]
+)
+def test_brackets_in_other_files(command: tuple[str, ...], tmp_path: Path) -> None:
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000, "utf-8")
+    fails_in_one_line(run_cli(*command, deep, cwd=tmp_path), [deep, "brackets within brackets"])
+    assert [path.name for path in tmp_path.iterdir()] == ["deep.json"]
