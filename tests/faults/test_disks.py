@@ -87,7 +87,7 @@ def test_disk_fills_up_while_measuring(trial: Trial, data: Path, small_checkpoin
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kib", [8, 1000])
+@pytest.mark.parametrize("kib", [8, 300])
 def test_disk_fills_up_under_an_export(trial: Trial, small_checkpoint: Path, kib: int) -> None:
     fills_up(trial, lambda _, out: ["export", "--checkpoint", small_checkpoint, "--repository", out], kib)
 

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import run_cli
 from faults.injectors import damage, replace_file
-from faults.load import ALL_LAYOUTS, compare_folders
+from faults.load import ALL_LAYOUTS, compare_folders, same_picture
 from faults.serving import Serve
 from faults.trial import Trial
 from lostgan_serve.vocabulary import Vocabulary
@@ -108,6 +108,6 @@ def test_other_model_takes_the_place_of_the_served_one(trial: Trial, repository:
             replace_file(repository / file, (other / file).read_bytes())
             trial.tally.faults += 1
         client.process.wait(_LIMIT_S)
-    found = {path.name: path.read_bytes() for path in client.folder.glob("*.png")}
+    found = list(client.folder.glob("*.png"))
     trial.tally.answered += len(found)
-    trial.tally.wrong += [name for name, data in found.items() if data != (trial.pictures / name).read_bytes()]
+    trial.tally.wrong += [path.name for path in found if not same_picture(path, trial.pictures / path.name)]
