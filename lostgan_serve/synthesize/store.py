@@ -11,14 +11,13 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from lostgan_serve.errors import OutputError, require
-from lostgan_serve.files import writing
+from lostgan_serve.files import scratch_folder, writing
 
 _STAGED = ".staged"
 
@@ -161,12 +160,12 @@ class RemoteStore:
 
     @contextmanager
     def staged(self, name: str, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix=f"lostgan-{name}-") as folder:
-            yield Path(folder)
+        with scratch_folder() as folder:
+            yield folder
             with writing(Path(self._url)):
                 if not (once and self._files.exists(f"{self._root}/{publish[-1]}")):
                     for one in publish:
-                        self._put(Path(folder) / one, f"{self._root}/{one}")
+                        self._put(folder / one, f"{self._root}/{one}")
 
     def _put(self, source: Path, target: str) -> None:
         files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())

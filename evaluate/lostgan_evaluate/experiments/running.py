@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
@@ -19,7 +18,7 @@ from lostgan_evaluate.experiments.tabulate import Outcome, write_table
 from lostgan_evaluate.metrics import registry
 from lostgan_evaluate.subjects import Choice, subject_of_model
 from lostgan_serve.errors import DivergedError, EvaluationError
-from lostgan_serve.files import reading, writable, write_file
+from lostgan_serve.files import reading, scratch_folder, writable, write_file
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_train.data import Source
 from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint, random_checkpoint
@@ -205,9 +204,9 @@ def _rehearse(plan: Plan, progress: Progress) -> dict[str, str]:
     """Generate a few layouts by an untrained network, so that what evaluation would refuse is told before the hours of
     training. Returns the metrics that cannot be measured, with the reasons. Raises EvaluationError where none can."""
     metrics = [registry.metric(name) for name in plan.metrics]
-    with tempfile.TemporaryDirectory(prefix="lostgan-experiment-") as folder:
-        tools = open_tools(Path(folder), plan.weights)
-        subject = subject_of_model("rehearsal", _untrained, plan.choice(_REHEARSED), Path(folder))
+    with scratch_folder() as folder:
+        tools = open_tools(folder, plan.weights)
+        subject = subject_of_model("rehearsal", _untrained, plan.choice(_REHEARSED), folder)
         reasons = {metric.name: metric.why_not(subject, tools) for metric in metrics}
     missing = {name: reason for name, reason in reasons.items() if reason}
     for name, reason in missing.items():

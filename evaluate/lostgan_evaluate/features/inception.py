@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from lostgan_evaluate.weights import WeightFiles
+from lostgan_serve.files import scratch_folder
 from lostgan_train.networks.runner import inference_device
 
 
@@ -22,9 +20,9 @@ class InceptionExtractor:
     def __init__(self, weights: WeightFiles) -> None:
         state = weights.state("inception")
         self.version = weights.known["inception"].sha256
-        with tempfile.TemporaryDirectory(prefix="lostgan-inception-") as folder:
+        with scratch_folder() as folder:
             # torch-fidelity unpickles whatever its file holds: it is given one with these tensors alone
-            torch.save(state, file := Path(folder) / "weights.pth")
+            torch.save(state, file := folder / "weights.pth")
             network = FeatureExtractorInceptionV3(
                 self.name, ["2048", "logits_unbiased"], feature_extractor_weights_path=str(file)
             )
