@@ -91,7 +91,7 @@ class ShardMaker:
         job, name = self._job, self._job.shard_name(number)
         kinds = [FORMATS[kind] for kind in job.choices.formats]
         pieces = dict.fromkeys(piece.format(shard=name) for kind in kinds for piece in kind.pieces)
-        with self._store.staged(name, [*pieces, job.part(number)], once=True) as stage:
+        with self._store.staged([*pieces, job.part(number)], once=True) as stage:
             folder = stage / IMAGES.format(shard=name)
             with writing(folder):
                 folder.mkdir(parents=True)

@@ -40,7 +40,7 @@ class Store(Protocol):
         ...
 
     @contextmanager
-    def staged(self, name: str, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
+    def staged(self, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
         """Yield an empty folder of this machine for new files of the data set. Once the block ends well, the files and
         folders of `publish` take their places in this order, in place of what stood there. once: another process may
         publish the same bytes; where the last of them is there already, nothing is touched. Raises OutputError."""
@@ -100,8 +100,8 @@ class Folder:
                     path.rmdir()
 
     @contextmanager
-    def staged(self, name: str, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
-        work = self.root / _STAGED / f"{name}-{secrets.token_hex(4)}"  # a lost worker of Ray may be at the same shard
+    def staged(self, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
+        work = self.root / _STAGED / secrets.token_hex(8)  # a lost worker of Ray may be at the same shard
         with writing(work):
             work.mkdir(parents=True)
         try:
@@ -159,7 +159,7 @@ class RemoteStore:
         yield
 
     @contextmanager
-    def staged(self, name: str, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
+    def staged(self, publish: Sequence[str], *, once: bool = False) -> Iterator[Path]:
         with scratch_folder() as folder:
             yield folder
             with writing(Path(self._url)):

@@ -223,9 +223,9 @@ def test_options_of_a_run_without_any_shard_bind_nobody(runner: Runner, tmp_path
 def test_two_processes_that_publish_a_shard_leave_the_first_one_s(tmp_path: Path) -> None:
     """Ray may start a shard a second time where it takes a worker for lost."""
     store = open_store(str(tmp_path / "set"))
-    with store.staged("00000", ["images/00000", "parts/00000.json"], once=True) as late:
+    with store.staged(["images/00000", "parts/00000.json"], once=True) as late:
         for text in ("first", "again"):
-            with store.staged("00000", ["images/00000", "parts/00000.json"], once=True) as stage:
+            with store.staged(["images/00000", "parts/00000.json"], once=True) as stage:
                 _write_shard(stage, text)
         _write_shard(late, "late")
         (tmp_path / "set" / "images" / "00000" / "more.txt").write_text("of the first", "utf-8")
