@@ -1,4 +1,4 @@
-"""Runs of one target that atheris guides by the lines that its inputs reach: python -m fuzz.coverage TARGET COUNT
+"""Runs of one target that atheris guides by the lines that its inputs reach: python -m fuzz.guided TARGET COUNT
 
 atheris is no dependency of this project: pip install atheris==3.0.0
 """
