@@ -58,7 +58,7 @@ def of_bytes(random: Random, seeds: Seeds) -> bytes:
         if kind == 0 and start < len(data):
             data[start] ^= 1 << random.randrange(8)
         elif kind == 1:
-            data[start:end] = random.randbytes(end - start) if hasattr(random, "randbytes") else b"\xff" * (end - start)
+            data[start:end] = random.randbytes(end - start)
         elif kind == 2:
             del data[start:end]
         elif kind == 3:
