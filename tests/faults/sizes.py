@@ -21,7 +21,7 @@ from lostgan_serve.contract import OUTPUT_NAMES
 from lostgan_serve.runners.triton import TritonRunner
 from servers import serving, shared_memory
 
-_REQUESTS = 20
+_REQUESTS = 5
 
 
 def measured(repository: Path) -> Iterator[tuple[str, ...]]:

@@ -30,8 +30,8 @@ _LIMIT_S = 60.0
 Cancel = Callable[[], object]
 
 
-@pytest.mark.parametrize("protocol", ["grpc", pytest.param("http", marks=pytest.mark.long)])
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_cancelled_requests_are_not_computed(trial: Trial, protocol: str) -> None:
     """Eight requests wait behind many others; seven are cancelled, which is to free at least 80% of their work."""
     ask = {"grpc": ask_grpc, "http": ask_http}[protocol]
