@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lostgan_serve.contract import MAX_BATCH, MAX_LABELS, MAX_SLOTS, RESOLUTIONS
 from lostgan_serve.errors import ModelError, VocabularyError
@@ -86,6 +86,12 @@ class Manifest(BaseModel):
         if isinstance(labels, list | tuple) and len(labels) > MAX_LABELS:
             raise ValueError(f"a vocabulary has {MAX_LABELS} labels at most")
         return value
+
+    @model_validator(mode="after")
+    def _room_for_objects(self) -> Manifest:
+        if self.capacity < 1:
+            raise ValueError("there must be a slot for an object, besides the background's")
+        return self
 
     @property
     def capacity(self) -> int:

@@ -15,7 +15,7 @@ from lostgan_serve.errors import DeviceError, ModelError, RequestError, require
 from lostgan_serve.manifest import METADATA_KEY, Manifest
 from lostgan_serve.model_folder import find_version
 from lostgan_serve.runners.cores import Cores, callers, one_by_one, usable_cores
-from lostgan_serve.runners.tensors import check_tensors
+from lostgan_serve.runners.tensors import check_tensors, checked_outputs
 
 TELEMETRY_OFF = ("ORT_DISABLE_TELEMETRY", "1")
 """The environment variable, and its value, with which ONNX Runtime sends nothing to its maker."""
@@ -57,9 +57,11 @@ class OnnxRunner:
         )
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
-        """See `Runner.run`. Raises RequestError where the tensors do not fit the model."""
+        """See `Runner.run`. Raises RequestError where the tensors do not fit the model, and ModelError where
+        what it computes does not."""
         check_tensors(self._path, self.manifest, tensors)
-        return self._cores.run(tensors, outputs)
+        arrays = self._cores.run(tensors, outputs)
+        return checked_outputs(self._path, self.manifest, arrays, len(tensors["labels"]))
 
     def close(self) -> None:
         """See `Runner.close`."""

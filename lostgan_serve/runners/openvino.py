@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from lostgan_serve.manifest import METADATA_KEY, Manifest
 from lostgan_serve.model_folder import find_version
 from lostgan_serve.runners.cores import Cores, Infer, callers, usable_cores
 from lostgan_serve.runners.onnxrt import first_line
-from lostgan_serve.runners.tensors import check_tensors
+from lostgan_serve.runners.tensors import check_tensors, checked_outputs
 
 
 class OpenVinoRunner:
@@ -30,7 +31,7 @@ class OpenVinoRunner:
     """
 
     def __init__(self, model: str | os.PathLike[str], threads: int | None = None) -> None:
-        ov = require("openvino", "openvino")
+        ov = openvino()
         version = find_version(model)
         version.check()
         self._path = version.onnx
@@ -52,9 +53,11 @@ class OpenVinoRunner:
             raise ModelError(f"{self._path}: OpenVINO cannot run it; export it again ({first_line(error)})") from error
 
     def run(self, tensors: Tensors, outputs: Sequence[str]) -> dict[str, Array]:
-        """See `Runner.run`. Raises RequestError where the tensors do not fit the model."""
+        """See `Runner.run`. Raises RequestError where the tensors do not fit the model, and ModelError where
+        what it computes does not."""
         check_tensors(self._path, self.manifest, tensors)  # openvino converts other dtypes without a word
-        return self._cores.run({name: tensors[name] for name in INPUT_NAMES}, outputs)
+        arrays = self._cores.run({name: tensors[name] for name in INPUT_NAMES}, outputs)
+        return checked_outputs(self._path, self.manifest, arrays, len(tensors["labels"]))
 
     def close(self) -> None:
         """See `Runner.close`."""
@@ -91,10 +94,17 @@ def _compiled(core: Any, graph: Any, path: Path, streams: int, threads: int) -> 
     return infer
 
 
+def openvino() -> Any:
+    """The package. It is imported here alone: where it finds its telemetry, it sends its maker an event. Raises
+    MissingExtraError."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # which makes its import fail
+    return require("openvino", "openvino")
+
+
 def computes_bf16() -> bool:
     """Whether openvino is installed, and this CPU has instructions for bf16 (AMX or AVX512-BF16)."""
     try:
-        ov = require("openvino", "openvino")
+        ov = openvino()
     except MissingExtraError:
         return False
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -43,10 +43,6 @@ with running_server(Path(repository)) as endpoints:
         subprocess.run([cli, "client", layout, "--url", url, "--out", url[:4]], check=True)
 """
 
-OPENVINO_CALLS_ITS_MAKER = pytest.mark.xfail(
-    strict=True, reason="importing openvino sends its maker an event, and keeps an id of the device in ~/intel"
-)
-
 _CALLER = "import socket; socket.getaddrinfo('collector.example', 443)"
 
 
@@ -87,9 +83,9 @@ def test_labels(offline: Offline) -> None:
     assert_private(offline)
 
 
-@pytest.mark.parametrize("runner", ["onnxrt", pytest.param("openvino", marks=OPENVINO_CALLS_ITS_MAKER)])
+@pytest.mark.parametrize("runner", ["onnxrt", "openvino"])
 def test_generate(runner: str, offline: Offline, tiny_repository: Path) -> None:
-    """onnxruntime looks up its maker's collector, and keeps an id of the device, unless it is told not to."""
+    """Both look up their makers' collectors, and keep an id of the device, unless they are kept from it."""
     offline.run(CLI, "generate", EXAMPLES[0], "--model", tiny_repository / MODEL, "--runner", runner)
     assert len(list((offline.work / "out").glob("*.png"))) == 3
     assert_private(offline)

@@ -16,7 +16,6 @@ from lostgan_export.bench.report import table
 from lostgan_export.bench.turns import Build, turns
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES, Tensors
 from lostgan_serve.encoding import encode
-from lostgan_serve.errors import require
 from lostgan_serve.files import scratch_folder
 from lostgan_serve.manifest import Manifest
 from lostgan_serve.progress import Progress
@@ -72,10 +71,10 @@ def bench_formulations(
     source: a `lostgan_train.networks.checkpoint.Checkpoint`. Raises MissingExtraError before anything is measured, and
     LostganError where a candidate cannot run here.
     """
-    from lostgan_serve.runners.openvino import computes_bf16
+    from lostgan_serve.runners.openvino import computes_bf16, openvino
 
     if not {OPENVINO, OPENVINO_BF16}.isdisjoint(candidates):
-        require("openvino", "openvino")
+        openvino()
     if OPENVINO_BF16 in candidates and not computes_bf16():
         progress.note("this CPU has no bf16: left out")
         candidates = [name for name in candidates if name != OPENVINO_BF16]

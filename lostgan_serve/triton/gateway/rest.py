@@ -40,7 +40,9 @@ def request_of(model: str, version: str, body: bytes, json_size: str | None) -> 
     )
     for name, value in parameters.items():
         if name not in _REQUEST_PARAMETERS or type(value) is not int or not 0 <= value < 2**63:
-            raise RefusedError(400, f"parameters.{name}: only timeout and priority are taken here, as whole numbers")
+            raise RefusedError(
+                400, f"parameters.{_shown(name)}: only timeout and priority are taken here, as whole numbers"
+            )
         request.parameters[name].int64_param = value
     for number, item in enumerate(_list(document.get("inputs"), "inputs")):
         rest = _add_input(request, _object(item, f"inputs[{number}]"), f"inputs[{number}]", rest)
@@ -52,7 +54,7 @@ def request_of(model: str, version: str, body: bytes, json_size: str | None) -> 
         name = _text(output.get("name"), f"{where}.name")
         wanted = _object(output.get("parameters", {}), f"{where}.parameters")
         if unknown := set(wanted) - {"binary_data"}:
-            raise RefusedError(400, f"{where}.parameters.{min(unknown)}: only binary_data is taken here")
+            raise RefusedError(400, f"{where}.parameters.{_shown(min(unknown))}: only binary_data is taken here")
         binary[name] = _flag(wanted.get("binary_data", binary[""]), f"{where}.parameters.binary_data")
         request.outputs.add(name=name)
     return request, binary
@@ -109,7 +111,7 @@ def _add_input(request: Any, item: dict[str, Any], where: str, rest: memoryview)
         raise RefusedError(400, f"{where}.shape: must be up to {_MOST_DIMS} whole numbers, none below 0")
     parameters = _object(item.get("parameters", {}), f"{where}.parameters")
     if unknown := set(parameters) - {"binary_data_size"}:
-        raise RefusedError(400, f"{where}.parameters.{min(unknown)}: only binary_data_size is taken here")
+        raise RefusedError(400, f"{where}.parameters.{_shown(min(unknown))}: only binary_data_size is taken here")
     wanted = math.prod(shape) * dtype.itemsize
     if "binary_data_size" in parameters:
         size = parameters["binary_data_size"]
@@ -141,6 +143,11 @@ def _array(data: Any, dtype: np.dtype[Any], where: str) -> bytes:
     return converted.tobytes()
 
 
+def _shown(name: str) -> str:
+    """A name that a client chose, in a few printable characters."""
+    return "".join(character if character.isprintable() else "?" for character in name[:40])
+
+
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RefusedError(400, f"{where}: must be an object")
@@ -154,8 +161,8 @@ def _list(value: Any, where: str) -> list[Any]:
 
 
 def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or len(value) > 256:
-        raise RefusedError(400, f"{where}: must be text of up to 256 characters")
+    if not isinstance(value, str) or len(value) > 256 or not value.isprintable():
+        raise RefusedError(400, f"{where}: must be text of up to 256 characters, all of them printable")
     return value
 
 

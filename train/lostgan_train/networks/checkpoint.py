@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -129,6 +130,7 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 _LARGEST_CH, _LARGEST = 128, 10_000
+_REASON = 300  # characters
 """Sizes in a config up to which a network is built at once: less than two GiB. The check of larger ones takes seconds,
 since spectral norm's power iterations are slow without data."""
 
@@ -204,7 +206,7 @@ def _read(path: Path, kind: _Kind[C, N]) -> tuple[N, Vocabulary, dict[str, str]]
         network = kind.network(config)
         network.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split("\n")[:2][-1:]).strip()
+        reason = shorten(" ".join(str(error).split("\n")[:2][-1:]), _REASON)
         raise CheckpointError(f"{path}: its weights do not fit its own config ({reason}); fetch it again") from error
     if (name := first_not_finite(state.items())) is not None:
         raise CheckpointError(
@@ -233,5 +235,5 @@ def _naming_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, ValueError, TypeError, RecursionError, VocabularyError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = shorten(str(error).partition("\n")[0], _REASON)
         raise CheckpointError(f"{path}: its metadata is damaged ({reason}); fetch it again") from error
