@@ -29,9 +29,6 @@ CORPUS = Path(__file__).parent / "corpus"
 EXAMPLES_OF = {"visual-genome": 60, "checkpoint": 60, "onnx": 60}
 """How many inputs are tried, 200 where nothing is said: those of slow targets are fewer."""
 
-OPEN_FINDS: dict[str, str] = {}
-"""Finds that are known, and not mended yet."""
-
 Open = Callable[[str], Fuzzed]
 
 
@@ -74,11 +71,7 @@ def test_changed_inputs_are_refused_or_give_whole_results(name: str, opened: Ope
 
 
 @pytest.mark.parametrize("name", sorted(f"{path.parent.name}/{path.name}" for path in CORPUS.glob("*/*")))
-def test_hostile_inputs_and_former_finds_are_refused_or_give_whole_results(
-    name: str, opened: Open, request: pytest.FixtureRequest
-) -> None:
-    if name in OPEN_FINDS:
-        request.applymarker(pytest.mark.xfail(reason=OPEN_FINDS[name], raises=Find, strict=True))
+def test_hostile_inputs_and_former_finds_are_refused_or_give_whole_results(name: str, opened: Open) -> None:
     tried(opened(name.partition("/")[0]).target, (CORPUS / name).read_bytes())
 
 
