@@ -15,6 +15,7 @@ from lostgan_serve.progress import Progress
 from lostgan_serve.triton.gateway.running import LISTENING
 from lostgan_serve.triton.gateway.settings import Settings, Status
 from lostgan_serve.triton.launcher import launched
+from lostgan_serve.triton.watch import FaultWatch
 
 _START_S, _STOP_S = 60.0, 5.0
 
@@ -43,9 +44,9 @@ class FrontDoor:
         status.write(Path(self._settings.folder))
 
     def fault(self) -> str | None:
-        """Describe an end of the gateway; None while it runs."""
+        """Describe a gateway that ended or is stopped; None while it runs. Call it more than once a second."""
         code = self._process.poll()
-        return None if code is None else f"the gateway ended with exit code {code}"
+        return self._watch.fault() if code is None else f"the gateway ended with exit code {code}"
 
     def start_again(self) -> None:
         """Put another in the place of one that ended. Raises ServerError."""
@@ -55,6 +56,7 @@ class FrontDoor:
     def _start(self) -> None:
         self._heard, self._last_line, self._is_listening = threading.Event(), "it printed nothing", False
         self._process: subprocess.Popen[str] = launched([sys.executable, "-c", _MAIN, self._settings.to_json()])
+        self._watch = FaultWatch(self._process.pid, "the gateway")
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
         self._heard.wait(_START_S)
@@ -76,7 +78,7 @@ class FrontDoor:
     def _end(self) -> None:
         with suppress(subprocess.TimeoutExpired):
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(_STOP_S)
+            self._process.wait(0 if self._watch.fault() else _STOP_S)  # a stopped one does not hear it
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -30,10 +30,10 @@ class _Process:
 
 
 class FaultWatch:
-    """Notices a tritonserver that is stopped, and children of it that are dead or stopped."""
+    """Notices a process that is stopped, and children of it that are dead or stopped. name: of the process."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self, pid: int, name: str = "tritonserver") -> None:
+        self._pid, self._own_name = pid, name
         self._since: dict[int, float] = {}
         self._models: dict[int, str] = {}
 
@@ -53,7 +53,7 @@ class FaultWatch:
 
     def _name(self, pid: int) -> str:
         if pid == self._pid:
-            return "tritonserver"
+            return self._own_name
         model = self._models.get(pid)
         return f"the Python process of {model}" if model else "a Python process of tritonserver"
 

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from conftest import EXAMPLES
 from faults.leftovers import Traces
@@ -23,7 +22,6 @@ from lostgan_serve.contract import OUTPUT_NAMES
 from lostgan_serve.errors import LostganError
 from lostgan_serve.layout import Layout, load_layouts
 from lostgan_serve.pipeline import Result, generate
-from lostgan_serve.png import provenance_of
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.samples import styles
@@ -154,9 +152,5 @@ def compare_folders(found: Path, right: Path, tally: Tally) -> None:
 
 
 def same_picture(one: Path, other: Path) -> bool:
-    """Whether two files hold the same pixels and the same provenance. igzip does not compress the same pixels to the
-    same bytes each time."""
-    if one.read_bytes() == other.read_bytes():
-        return True
-    with Image.open(one) as first, Image.open(other) as second:
-        return first == second and provenance_of(one) == provenance_of(other)
+    """Whether two files are the same, byte for byte."""
+    return one.read_bytes() == other.read_bytes()

@@ -350,12 +350,15 @@ def test_a_model_that_goes_wrong_is_unready_and_started_again(
         process.communicate(timeout=60)
 
 
-def test_a_gateway_that_dies_is_started_again(tiny_repository: Path, local: OnnxRunner) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_gateway_that_dies_or_stops_is_started_again(
+    number: signal.Signals, tiny_repository: Path, local: OnnxRunner
+) -> None:
     process, (http_, grpc_, _) = serving(tiny_repository)
     with leaves_nothing(process), closing(TritonRunner(grpc_, MODEL)) as runner:
         assert_answers(runner, local)
         first = gateway_of(process.pid)
-        os.kill(first, signal.SIGKILL)
+        os.kill(first, number)
         assert_answers(runner, local)
         until(lambda: asked(http_, "/v2/health/ready")[0] == 200)
         assert gateway_of(process.pid) != first

@@ -103,6 +103,8 @@ class Backend:
             return await call  # type: ignore[no-any-return]
         except self._grpc.aio.AioRpcError as error:
             raise CallError(error.code().name, error.details() or error.code().name) from error
+        except self._grpc.aio.UsageError as error:  # the channel is closed
+            raise CallError("UNAVAILABLE", "the server is stopping") from error
 
     async def _metrics(self) -> bytes:
         reader, writer = await asyncio.open_unix_connection(self._settings.sockets.metrics, limit=_METRICS_BYTES)

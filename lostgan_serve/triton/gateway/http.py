@@ -66,6 +66,9 @@ class HttpApp:
             await refuse(error, send)
         except CallError as error:
             await refuse(RefusedError(_STATUSES.get(error.code, 500), error.text), send)
+        except asyncio.CancelledError:
+            await refuse(RefusedError(503, "the server is stopping"), send)
+            raise
         else:
             await answer(send, *found)
 
