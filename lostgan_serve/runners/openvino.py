@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any
+
+import numpy as np
 
 from lostgan_serve.contract import INPUT_NAMES, Array, Tensors, concatenated, input_specs, rows
 from lostgan_serve.errors import MissingExtraError, ModelError, RequestError, require
@@ -98,7 +101,17 @@ def openvino() -> Any:
     """The package. It is imported here alone: where it finds its telemetry, it sends its maker an event. Raises
     MissingExtraError."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # which makes its import fail
-    return require("openvino", "openvino")
+    ov = require("openvino", "openvino")
+    # Two threads that make their first tensors at a time may wait for one another for ever: one has the interpreter's
+    # lock, the other that of a static variable of the binding's, which is made now.
+    with _FIRST_TENSORS:
+        for dtype in (np.int64, np.float32, np.uint8):
+            for shared in (True, False):
+                ov.Tensor(np.zeros(1, dtype), shared_memory=shared).data.copy()
+    return ov
+
+
+_FIRST_TENSORS = Lock()
 
 
 def computes_bf16() -> bool:
