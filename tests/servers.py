@@ -23,6 +23,24 @@ PYTHON = f"""#!/bin/sh
 ''''exec {shlex.quote(sys.executable)} "$0" "$@" # '''"""
 """First lines of a program in Python. The shell starts it, since a `#!` line takes no path with a space."""
 
+_FAKE = """\
+import concurrent.futures, grpc, sys
+class Handler(grpc.GenericRpcHandler):
+    def service(self, details):
+        return grpc.unary_unary_rpc_method_handler(lambda *_: bytes([8, 1]))
+options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), [Handler()])
+server.add_insecure_port(options["--grpc-address"] + ":" + options["--grpc-port"])
+server.start()
+server.wait_for_termination()
+"""
+
+
+def fake_triton(first: str) -> str:
+    """The code of a tritonserver that is ready at once, and does nothing else. first: what it begins with."""
+    return f"{PYTHON}\n{first}{_FAKE}"
+
+
 _SERVE = """\
 import sys
 from pathlib import Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -174,7 +175,17 @@ class TritonProcess:
             answer = self._channel.unary_unary(_READY)(b"", timeout=_HEALTH_S)
         except require("grpc", "server").RpcError:
             return False
-        return bool(answer == b"\x08\x01")  # its one field is true
+        return bool(answer == b"\x08\x01") and self._listens()  # its one field is true
+
+    def _listens(self) -> bool:
+        """Whether it does at its other ports, too, which come after gRPC's."""
+        addresses = self._launch.addresses
+        try:
+            for port in (addresses.http_port, addresses.metrics_port) if self._launch.exposure.direct else ():
+                socket.create_connection((addresses.host, port), _HEALTH_S).close()
+        except OSError:
+            return False
+        return True
 
     def _let_finish(self) -> None:
         """Let the server finish what it has begun, as long as it gets on with it."""

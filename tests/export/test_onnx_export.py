@@ -98,9 +98,9 @@ def test_manifest_in_the_file(exported: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("vocabulary", BUILT_IN_NAMES)
-@pytest.mark.parametrize("slots", [1, 2, 12, 254])
-def test_sample_layouts_fit(vocabulary: str, slots: int) -> None:
-    _, manifest = tiny("v1-64", vocabulary, slots)
+@pytest.mark.parametrize("capacity", [1, 2, 12, 253])
+def test_sample_layouts_fit(vocabulary: str, capacity: int) -> None:
+    _, manifest = tiny("v1-64", vocabulary, capacity + Vocabulary.built_in(vocabulary).background)
     layouts = parity.sample_layouts(manifest)
     tensors = encode(layouts, manifest)
     assert (tensors["boxes"][:, :, 2] > 0).all()

@@ -11,24 +11,17 @@ from pathlib import Path
 import pytest
 
 from conftest import EXAMPLES
-from servers import PYTHON
+from servers import fake_triton
 
 LOSTGAN_SERVE = str(Path(sys.executable).with_name("lostgan-serve"))
 
 # Prints more than a pipe holds before it is ready.
-TRITON_OF_MANY_WORDS = f"""\
-{PYTHON}
-import http.server, sys
+TRITON_OF_MANY_WORDS = fake_triton(
+    """\
 for _ in range(4000):
     print("I0101 " + "x" * 100)
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-    def log_message(self, *_): pass
-port = next(a.partition("=")[2] for a in sys.argv if a.startswith("--http-port="))
-http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 """
+)
 
 
 def run_untold(*arguments: object) -> subprocess.CompletedProcess[str]:

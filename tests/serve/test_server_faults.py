@@ -20,27 +20,20 @@ from lostgan_serve.triton import process as triton_process
 from lostgan_serve.triton import watch
 from lostgan_serve.triton.server import Endpoints, running_server
 from lostgan_serve.triton.server_folder import SHARED_MEMORY, server_folder
-from servers import MODEL, PYTHON, alive, children, family, leaves_nothing, serving, shared_memory, until
+from servers import MODEL, alive, children, fake_triton, family, leaves_nothing, serving, shared_memory, until
 
 NOBODY = 65534
 
 SITE = Path(sys.executable).parents[1] / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 
-# Is ready at once, ignores that it is told to stop, and has a child that dies at once and is not waited for.
-TRITON_WITH_A_DEAD_CHILD = f"""\
-{PYTHON}
-import concurrent.futures, grpc, signal, subprocess, sys
+TRITON_WITH_A_DEAD_CHILD = fake_triton(
+    """\
+import signal, subprocess
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = subprocess.Popen(["true"])
-class Handler(grpc.GenericRpcHandler):
-    def service(self, details):
-        return grpc.unary_unary_rpc_method_handler(lambda *_: bytes([8, 1]))
-options = dict(argument.split("=", 1) for argument in sys.argv[1:])
-server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), [Handler()])
-server.add_insecure_port(options["--grpc-address"] + ":" + options["--grpc-port"])
-server.start()
-server.wait_for_termination()
 """
+)
+"""It ignores that it is told to stop, and has a child that dies at once and is not waited for."""
 
 
 @pytest.fixture
@@ -123,7 +116,7 @@ def test_server_that_fails_again_and_again_is_given_up(
     fake_tritonserver(TRITON_WITH_A_DEAD_CHILD)
     monkeypatch.setattr(watch, "_FAULT_S", 0.5)
     ready: list[Endpoints] = []
-    with pytest.raises(ServerError, match=r"has died; the server was started again 3 times within 5 minutes"):
+    with pytest.raises(ServerError, match=r"; the server was started again 3 times within 5 minutes"):
         serve(tiny_repository, on_ready=ready.append)
     assert len(ready) == 1
 
