@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from lostgan_serve.contract import OUTPUT_NAMES, Array, empty_batch
+from lostgan_serve.model_folder import ModelFolder
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import TritonRunner
+from lostgan_serve.triton.configuration import write_configuration
+from lostgan_serve.triton.server import Endpoints
 
 MODEL = "lostgan_128"
 
@@ -147,3 +151,25 @@ def assert_answers(runner: TritonRunner, local: OnnxRunner) -> None:
     assert list(found) == list(OUTPUT_NAMES)
     for name in OUTPUT_NAMES:
         np.testing.assert_array_equal(found[name], expected[name])
+
+
+def memory_mib(endpoints: Endpoints) -> float:
+    """The memory of tritonserver, its stubs and the gateway."""
+    parent = int(Path(f"/proc/{endpoints.pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()[1])
+    pids = {*children(parent), endpoints.pid, *children(endpoints.pid)}
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in pids]
+    return sum(int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:")) / 1024
+
+
+def another_model(repository: Path, copy: Path) -> Path:
+    """The same repository, whose model says that it has other weights."""
+    from lostgan_export.onnx_export import set_manifest  # torch takes seconds, and few tests need it
+
+    shutil.copytree(repository, copy)
+    folder = ModelFolder(copy / MODEL)
+    version = folder.newest()
+    manifest = version.manifest().model_copy(update={"checkpoint_sha256": "0" * 64, "onnx_sha256": None})
+    set_manifest(version.onnx, manifest)
+    version.write_manifest(manifest)
+    write_configuration(folder, manifest)
+    return copy

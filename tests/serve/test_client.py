@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import threading
 import time
@@ -22,18 +21,15 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from conftest import EXAMPLES
-from lostgan_export.onnx_export import set_manifest
 from lostgan_serve.commands.inference import client
 from lostgan_serve.errors import ModelError, RequestError, ServerError, ServerUnavailableError
-from lostgan_serve.model_folder import ModelFolder
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import ServerAddress, TritonRunner
-from lostgan_serve.triton.configuration import write_configuration
 from lostgan_serve.triton.exposure import Exposure
 from lostgan_serve.triton.server import Endpoints, running_server
 from relays import Answers, Relay, answer, listening
-from servers import assert_answers, layouts
+from servers import another_model, assert_answers, layouts
 
 MODEL = "lostgan_128"
 PROTOCOLS = ("grpc", "http")
@@ -194,7 +190,7 @@ def test_restart(tiny_repository: Path, local: OnnxRunner, tmp_path: Path) -> No
             assert all(call.result(timeout=60) > 1 for call in calls)
     for protocol in PROTOCOLS:
         assert told[protocol].stages == [f"waiting for {protocol}://{getattr(first, protocol)} to come back"]
-    with again(_another(tiny_repository, tmp_path / "other")):
+    with again(another_model(tiny_repository, tmp_path / "other")):
         for runner in runners.values():
             with pytest.raises(ModelError, match=f"another model is served as '{MODEL}' now"):
                 runner.run(layouts(), ["image"])
@@ -246,18 +242,6 @@ def test_close_ends_a_wait(server: Endpoints, protocol: str) -> None:
         runner.close()
         with pytest.raises(ServerError, match="closed"):
             call.result(timeout=20)
-
-
-def _another(repository: Path, copy: Path) -> Path:
-    """The same repository, whose model says that it has other weights."""
-    shutil.copytree(repository, copy)
-    folder = ModelFolder(copy / MODEL)
-    version = folder.newest()
-    manifest = version.manifest().model_copy(update={"checkpoint_sha256": "0" * 64, "onnx_sha256": None})
-    set_manifest(version.onnx, manifest)
-    version.write_manifest(manifest)
-    write_configuration(folder, manifest)
-    return copy
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ from lostgan_serve.triton.front_door import FrontDoor
 from lostgan_serve.triton.gateway.settings import Settings, Status
 from lostgan_serve.triton.process import Launch
 from lostgan_serve.triton.server import Endpoints, running_server
-from servers import MODEL, assert_answers, children, layouts, leaves_nothing, serving, until
+from servers import MODEL, assert_answers, layouts, leaves_nothing, memory_mib, serving, until
 from servers import gateway as gateway_of
 
 pytestmark = pytest.mark.slow
@@ -91,14 +91,6 @@ def in_json(tensors: dict[str, Any], outputs: Sequence[object]) -> dict[str, Any
         for name, array in tensors.items()
     ]
     return {"id": "7", "inputs": inputs, "outputs": list(outputs)}
-
-
-def memory_mib(endpoints: Endpoints) -> float:
-    """The memory of tritonserver, its stubs and the gateway."""
-    parent = int(Path(f"/proc/{endpoints.pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()[1])
-    pids = {*children(parent), endpoints.pid, *children(endpoints.pid)}
-    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in pids]
-    return sum(int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:")) / 1024
 
 
 # What Triton answers
