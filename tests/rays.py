@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from servers import alive, children
+from lostgan_serve.processes import children
+from servers import alive
 
 CPUS, GPUS = 2, 1
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from lostgan_serve.contract import OUTPUT_NAMES, Array, empty_batch
 from lostgan_serve.model_folder import ModelFolder
+from lostgan_serve.processes import children, sizes_kib
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import TritonRunner
 from lostgan_serve.triton.configuration import write_configuration
@@ -78,13 +79,6 @@ def serving(repository: Path) -> tuple[subprocess.Popen[str], list[str]]:
     word, *endpoints = process.stdout.readline().split()
     assert word == "ready"
     return process, endpoints
-
-
-def children(pid: int) -> list[int]:
-    found: set[int] = set()
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        found |= set(map(int, (thread / "children").read_text().split()))
-    return sorted(found)
 
 
 def family(pid: int) -> tuple[int, list[int]]:
@@ -157,8 +151,7 @@ def memory_mib(endpoints: Endpoints) -> float:
     """The memory of tritonserver, its stubs and the gateway."""
     parent = int(Path(f"/proc/{endpoints.pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()[1])
     pids = {*children(parent), endpoints.pid, *children(endpoints.pid)}
-    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in pids]
-    return sum(int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:")) / 1024
+    return sum(sizes_kib(pid)["Pss"] for pid in pids) / 1024
 
 
 def another_model(repository: Path, copy: Path) -> Path:

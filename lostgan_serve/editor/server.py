@@ -13,7 +13,7 @@ from lostgan_serve.editor.answers import PAGE, Answer, Editor, Query, in_json, p
 from lostgan_serve.editor.guard import API, EditorLimits, Guard, Site
 from lostgan_serve.errors import LayoutError, LostganError
 from lostgan_serve.progress import Progress
-from lostgan_serve.web.asgi import App, Receive
+from lostgan_serve.web.asgi import App, Receive, disconnected
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -41,7 +41,7 @@ class Queue:
             return refusal(503, f"{self._most} requests are being answered; try again")
         job = self._pool.submit(work)
         self._jobs.add(job)
-        answered, gone = asyncio.wrap_future(job), asyncio.ensure_future(_disconnected(receive))
+        answered, gone = asyncio.wrap_future(job), asyncio.ensure_future(disconnected(receive))
         either: set[asyncio.Future[Any]] = {answered, gone}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
@@ -113,9 +113,3 @@ def _answered(work: Work, body: bytes, query: Query) -> Answer:
         return refusal(400, str(error))
     except LostganError as error:
         return refusal(502, str(error))
-
-
-async def _disconnected(receive: Receive) -> None:
-    """Return when the client has gone away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

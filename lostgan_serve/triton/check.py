@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lostgan_serve.errors import require
+from lostgan_serve.processes import family
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_serve.triton.advisories import open_in
 from lostgan_serve.triton.exposure import Exposure
@@ -59,7 +60,7 @@ def check(repository: Path, exposure: Exposure, progress: Progress = SILENT) -> 
 
 
 def _version(endpoints: Endpoints, exposure: Exposure) -> Iterator[Finding]:
-    with closing(_client(endpoints.admin)) as client:
+    with closing(require("tritonclient.grpc", "server").InferenceServerClient(endpoints.admin)) as client:
         version = client.get_server_metadata(client_timeout=_ASKING_S).version
     known = open_in(version)
     if not known:
@@ -108,7 +109,7 @@ def _closed(protocol: str, found: Sequence[str], what: str) -> Finding:
 def _listening(endpoints: Endpoints) -> Finding:
     """Whether the server's processes listen at its three ports and nowhere else."""
     told = {int(each.rpartition(":")[2]) for each in (endpoints.http, endpoints.grpc, endpoints.metrics)}
-    sockets = {link for pid in _descendants(os.getpid()) for link in _open_files(pid) if link.startswith("socket:")}
+    sockets = {link for pid in family(os.getpid())[1:] for link in _open_files(pid) if link.startswith("socket:")}
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(OSError):
@@ -119,14 +120,6 @@ def _listening(endpoints: Endpoints) -> Finding:
     if others := found - told:
         return Finding("fault", f"ports {', '.join(map(str, sorted(others)))} are open besides those of the server")
     return Finding("ok", f"ports {', '.join(map(str, sorted(told)))} are open, and no others")
-
-
-def _descendants(pid: int) -> Iterator[int]:
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in map(int, (task / "children").read_text("ascii").split()):
-                yield child
-                yield from _descendants(child)
 
 
 def _open_files(pid: int) -> Iterator[str]:
@@ -150,7 +143,3 @@ def _files() -> Finding:
     if hard < _FILES:
         return Finding("warning", f"{text}, connections included; {_FILES} are better (ulimit -n)")
     return Finding("ok", text)
-
-
-def _client(target: str) -> Any:
-    return require("tritonclient.grpc", "server").InferenceServerClient(target)

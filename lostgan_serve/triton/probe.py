@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from lostgan_serve.contract import INPUT_NAMES, Array, empty_batch, input_specs
+from lostgan_serve.contract import Array, empty_batch
 from lostgan_serve.errors import require
 from lostgan_serve.manifest import Manifest
-from lostgan_serve.runners.triton.transport import triton_type
+from lostgan_serve.runners.triton.grpc_transport import infer_request
 
 _EVERY_S, _SHARE = 3.0, 0.1
 """The pause between probes, and the share of a core's time that they may take where they are slow."""
@@ -115,9 +115,4 @@ class Probe:
         for slot in range(min(2, manifest.slots)):
             tensors["labels"][0, slot] = labels[slot]
             tensors["boxes"][0, slot] = (0, slot / 2, 1, 0.5)
-        request = self._pb.ModelInferRequest(model_name=name, outputs=[{"name": "image"}])
-        for spec in input_specs(manifest.slots):
-            shape = tensors[spec.name].shape
-            request.inputs.add(name=spec.name, datatype=triton_type(spec.dtype), shape=shape)
-        request.raw_input_contents.extend(tensors[key].tobytes() for key in INPUT_NAMES)
-        return request
+        return infer_request(self._pb, name, tensors, ["image"])

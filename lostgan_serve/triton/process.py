@@ -17,7 +17,7 @@ from lostgan_serve.progress import Progress
 from lostgan_serve.runners.onnxrt import TELEMETRY_OFF
 from lostgan_serve.triton.addresses import Addresses
 from lostgan_serve.triton.exposure import Exposure
-from lostgan_serve.triton.gateway.backend import SERVICE
+from lostgan_serve.triton.gateway.backend import SERVICE, TRUE
 from lostgan_serve.triton.gateway.settings import Sockets
 from lostgan_serve.triton.installation import Installation
 from lostgan_serve.triton.launcher import launched
@@ -175,7 +175,7 @@ class TritonProcess:
             answer = self._channel.unary_unary(_READY)(b"", timeout=_HEALTH_S)
         except require("grpc", "server").RpcError:
             return False
-        return bool(answer == b"\x08\x01") and self._listens()  # its one field is true
+        return bool(answer == TRUE) and self._listens()
 
     def _listens(self) -> bool:
         """Whether it does at its other ports, too, which come after gRPC's."""

@@ -108,7 +108,7 @@ def serve(
                     return code
             except FaultError as fault:
                 _tell(door, Status(False, f"{fault}; it is started again", faults.count + 1))
-                faults.add(f"{fault}; starting tritonserver again", progress)
+                faults.add(str(fault), "tritonserver", progress)
 
 
 _STOPPING = Status(False, "the server is stopping")
@@ -126,16 +126,16 @@ class _Faults:
         self.count = 0
         self._times: deque[float] = deque(maxlen=_RESTARTS + 1)
 
-    def add(self, line: str, progress: Progress) -> None:
-        """Count a fault, and tell it. Raises ServerError where it is one too many."""
+    def add(self, fault: str, part: str, progress: Progress) -> None:
+        """Count a fault, and tell it. part: that is started again. Raises ServerError where it is one too many."""
         self.count += 1
         self._times.append(time.monotonic())
         if len(self._times) > _RESTARTS and self._times[-1] - self._times[0] < _RESTARTS_WITHIN_S:
             raise ServerError(
-                f"{line.partition(';')[0]}; the server was started again {_RESTARTS} times within "
+                f"{fault}; the server was started again {_RESTARTS} times within "
                 f"{_RESTARTS_WITHIN_S / 60:.0f} minutes, and no more: see the log with --verbose"
             )
-        progress.note(line)
+        progress.note(f"{fault}; starting {part} again")
 
 
 class _Check:
@@ -150,7 +150,7 @@ class _Check:
         status = Status(True, "", self._faults.count, dict(self._probe.taken_s))
         if self._door is not None:
             if fault := self._door.fault():
-                self._faults.add(f"{fault}; starting it again", self._progress)
+                self._faults.add(fault, "it", self._progress)
                 self._door.start_again()
             if status != self._told:
                 self._door.tell(status)
@@ -174,7 +174,7 @@ def _prepared(repository: Path, exposure: Exposure, progress: Progress) -> Itera
             launch.link.symlink_to(repository.resolve())
         door = None
         if not exposure.direct:
-            door = stack.enter_context(FrontDoor(_settings(launch, exposure), progress))
+            door = stack.enter_context(FrontDoor(_settings(launch), progress))
         yield launch, door
 
 
@@ -187,14 +187,14 @@ def _check_files() -> None:
         )
 
 
-def _settings(launch: Launch, exposure: Exposure) -> Settings:
+def _settings(launch: Launch) -> Settings:
     """Those of the gateway."""
     largest = max(
         manifest.max_batch * sum(math.prod(spec.dims) * spec.dtype.itemsize for spec in input_specs(manifest.slots))
         for manifest in launch.manifests.values()
     )
     ports = launch.addresses.http_port, launch.addresses.grpc_port, launch.addresses.metrics_port
-    cert, key = exposure.certificates.cert, exposure.certificates.key
+    cert, key = launch.exposure.certificates.cert, launch.exposure.certificates.key
     files = (str(cert), str(key or cert)) if cert else (None, None)
     return Settings(str(launch.folder.path), launch.addresses.ip, *ports, largest, *files)
 
@@ -202,8 +202,8 @@ def _settings(launch: Launch, exposure: Exposure) -> Settings:
 def _checked_models(repository: Path) -> dict[str, Manifest]:
     """The manifests of the exported models, by name. Raises ModelError where Triton would not serve one as it was
     exported."""
-    models = exported_models(repository)
-    for model in models:
+    manifests = {}
+    for model in exported_models(repository):
         try:
             check_model_name(model.name)
         except ModelError as error:
@@ -212,8 +212,9 @@ def _checked_models(repository: Path) -> dict[str, Manifest]:
                 "it out of the repository"
             ) from error
         model.check()
-        check_configuration(model, model.newest().manifest())
-    return {model.name: model.newest().manifest() for model in models}
+        manifests[model.name] = model.newest().manifest()
+        check_configuration(model, manifests[model.name])
+    return manifests
 
 
 def _endpoints(launch: Launch, process: TritonProcess) -> Endpoints:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from lostgan_serve.processes import children
 
 _STALL_S = 60.0  # of a start
 _IDLE_S = 5.0  # of a stop
@@ -78,12 +79,7 @@ class StallWatch:
 
 def _family(pid: int) -> list[_Process]:
     """A process and its children, as far as they are still there."""
-    pids = [pid]
-    with suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):  # a thread that has just ended
-                pids += map(int, (thread / "children").read_text().split())
-    return [process for process in map(_process, pids) if process]
+    return [process for process in map(_process, [pid, *children(pid)]) if process]
 
 
 def _process(pid: int) -> _Process | None:

@@ -60,6 +60,12 @@ async def _received(receive: Receive, most: int) -> bytes:
     return bytes(body)
 
 
+async def disconnected(receive: Receive) -> None:
+    """Return when the client of a request, whose body has been read, has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def refuse(error: RefusedError, send: Send) -> None:
     """Answer a request with its fault, as JSON."""
     body = json.dumps({"error": str(error)}).encode()

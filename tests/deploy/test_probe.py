@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from deployment import healthcheck
+from lostgan_serve.processes import children
 from lostgan_serve.triton.exposure import Exposure
 from lostgan_serve.triton.server import Endpoints, running_server
-from servers import MODEL, children
+from servers import MODEL
 
 pytestmark = pytest.mark.slow
 

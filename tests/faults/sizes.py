@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lostgan_export.bench.formulations import layouts_for
 from lostgan_export.bench.report import table
-from lostgan_export.bench.soak_memory import family, sizes_kib
 from lostgan_serve.contract import OUTPUT_NAMES
+from lostgan_serve.processes import family, sizes_kib
 from lostgan_serve.runners.triton import TritonRunner
 from servers import serving, shared_memory
 

@@ -18,8 +18,9 @@ from conftest import EXAMPLES, run_cli
 from documents import commands
 from editing import FAULTY, QUICK, a_layout, editing, received
 from lostgan_serve.contract import input_specs
+from lostgan_serve.processes import family
 from offline import CLI, Offline, addresses, require_offline, strangers
-from servers import MODEL, children, serving
+from servers import MODEL, serving
 
 SECRET, NUMBER = "what-the-user-drew", 987654321
 
@@ -56,11 +57,6 @@ def assert_private(offline: Offline, *exceptions: str) -> None:
     """Assert that the last command spoke to nobody else, and that nothing is left of it but the exceptions."""
     assert not strangers(offline.spoken_to())
     assert not [path for path in offline.left() if not any(re.fullmatch(each, path) for each in exceptions)]
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that it and its children have started."""
-    return [pid, *(each for child in children(pid) for each in family(child))]
 
 
 def in_shared_memory(pid: int) -> list[Path]:

@@ -16,11 +16,12 @@ import pytest
 
 from conftest import EXAMPLES, Cli, fails_in_one_line
 from lostgan_serve.errors import ModelError, ServerError
+from lostgan_serve.processes import children
 from lostgan_serve.triton import process as triton_process
 from lostgan_serve.triton import watch
 from lostgan_serve.triton.server import Endpoints, running_server
 from lostgan_serve.triton.server_folder import SHARED_MEMORY, server_folder
-from servers import MODEL, alive, children, fake_triton, family, leaves_nothing, serving, shared_memory, until
+from servers import MODEL, alive, fake_triton, family, leaves_nothing, serving, shared_memory, until
 
 NOBODY = 65534
 

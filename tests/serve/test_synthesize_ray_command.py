@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from conftest import EXAMPLES, Cli, fails_in_one_line, tree
+from lostgan_serve.processes import children
 from rays import session, title, workers
-from servers import children, until
+from servers import until
 
 pytestmark = pytest.mark.slow
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lostgan_serve.errors import LostganError
+from lostgan_serve.processes import family, sizes_kib
 
 
 @dataclass(frozen=True)
@@ -85,28 +86,6 @@ def growth_percent(samples: Sequence[float]) -> float:
     tenth = max(1, len(samples) // 10)
     early, late = samples[tenth : 2 * tenth] or samples[:1], samples[-tenth:]
     return 100 * (statistics.median(late) / statistics.median(early) - 1)
-
-
-def family(pid: int) -> list[int]:
-    """The pids of a process and of its descendants, as far as they are still there."""
-    found = [pid]
-    try:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            for child in (thread / "children").read_text("ascii").split():
-                found += family(int(child))
-    except OSError:  # it, or a thread of it, has just ended
-        pass
-    return found
-
-
-def sizes_kib(pid: int) -> dict[str, int]:
-    """The Rss and Pss of a process in KiB; empty where it is gone or another user's."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
-    except OSError:
-        return {}
-    sizes = (line.split() for line in lines if line.startswith(("Rss:", "Pss:")))
-    return {words[0].rstrip(":"): int(words[1]) for words in sizes}
 
 
 def _name(pid: int) -> str:

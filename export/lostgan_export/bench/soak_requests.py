@@ -50,7 +50,7 @@ def send(kind: Wrong, runner: TritonRunner) -> None:
     if kind.change is None:
         _cut(runner.address)
         return
-    tensors = {name: array.copy() for name, array in valid_requests(runner.manifest)[0].items()}
+    tensors = {name: array.copy() for name, array in layouts_for(runner.manifest, 1).items()}
     kind.change(tensors)
     with suppress(RequestError):
         runner.run(tensors, ("image",))

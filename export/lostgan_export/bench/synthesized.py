@@ -20,6 +20,7 @@ from lostgan_export.parity import sample_layouts
 from lostgan_serve.errors import LostganError
 from lostgan_serve.files import scratch_folder
 from lostgan_serve.layout import Layout
+from lostgan_serve.processes import family, sizes_kib
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, Runner, open_runner
 from lostgan_serve.synthesize.labelling import OUTPUTS
@@ -127,14 +128,7 @@ def _command_pace(model: Path, layouts: Sequence[Layout], engine: str, folder: P
 
 def _family_mib(pid: int) -> float:
     """Memory of a process and its descendants in MiB; shared pages count for each by its share."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
-        own = sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = {int(child) for task in tasks for child in (task / "children").read_text("ascii").split()}
-    except OSError:  # it has ended
-        return 0.0
-    return own + sum(map(_family_mib, children))
+    return sum(sizes_kib(each).get("Pss", 0) for each in family(pid)) / 1024
 
 
 def made_table(alone: float, rows: Sequence[Made]) -> list[str]:

@@ -44,15 +44,7 @@ class GrpcTransport:
         self._stub: Any = triton.service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def infer(self, model: str, tensors: Tensors, outputs: Sequence[TensorSpec], timeout_s: float) -> dict[str, Array]:
-        request = self._messages.ModelInferRequest(
-            model_name=model,
-            inputs=[
-                {"name": name, "datatype": triton_type(tensors[name].dtype), "shape": tensors[name].shape}
-                for name in INPUT_NAMES
-            ],
-            outputs=[{"name": spec.name} for spec in outputs],
-            raw_input_contents=[tensors[name].tobytes() for name in INPUT_NAMES],
-        )
+        request = infer_request(self._messages, model, tensors, [spec.name for spec in outputs])
         answer = self._call(self._stub.ModelInfer, request, timeout_s)
         found = dict(zip((output.name for output in answer.outputs), answer.raw_output_contents, strict=False))
         about = {output.name: (output.datatype, list(output.shape)) for output in answer.outputs}
@@ -87,6 +79,19 @@ class GrpcTransport:
             kind = error_kind(text) or (Kind.CUT if any(words in text for words in _CUT) else None)
             kind = kind or _KINDS.get(status, Kind.FAULTY)
             raise CallError(kind, f"no answer within {timeout_s:g} s" if kind is Kind.LATE else text) from error
+
+
+def infer_request(messages: Any, model: str, tensors: Tensors, outputs: Sequence[str]) -> Any:
+    """The message that asks a model for some outputs. messages: tritonclient's service_pb2."""
+    return messages.ModelInferRequest(
+        model_name=model,
+        inputs=[
+            {"name": name, "datatype": triton_type(tensors[name].dtype), "shape": tensors[name].shape}
+            for name in INPUT_NAMES
+        ],
+        outputs=[{"name": name} for name in outputs],
+        raw_input_contents=[tensors[name].tobytes() for name in INPUT_NAMES],
+    )
 
 
 def _options(proxy: Proxy | None) -> list[tuple[str, int | str]]:

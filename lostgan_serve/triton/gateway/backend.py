@@ -15,6 +15,9 @@ from lostgan_serve.triton.gateway.settings import Settings, Status
 SERVICE = "/inference.GRPCInferenceService/"
 INFER = SERVICE + "ModelInfer"
 
+TRUE = b"\x08\x01"
+"""A message whose one field is true, as those that say ready are."""
+
 QUESTION_S, INFERENCE_S = 20.0, 300.0
 """The longest wait for an answer, in seconds, where the client names none."""
 
@@ -57,19 +60,19 @@ class Backend:
         """The answer to a call. method: its whole name. timeout_s: the client's limit. Raises CallError; where it is
         cancelled, tritonserver drops the request."""
         if method != INFER:
-            return await self._call(method, request, timeout_s or QUESTION_S)
+            return await self._call(method, request, timeout_s or QUESTION_S, there=self.status.ready)
         async with self._place():
-            return await self._call(method, request, timeout_s or INFERENCE_S)
+            return await self._call(method, request, timeout_s or INFERENCE_S, there=True)
 
     async def is_ready(self) -> bool:
         """Whether all models can be asked: tritonserver says so, and nothing speaks against it."""
         if not self.status.ready:
             return False
         try:
-            answer = await self._call(SERVICE + "ServerReady", b"", QUESTION_S)
+            answer = await self._call(SERVICE + "ServerReady", b"", QUESTION_S, there=True)
         except CallError:
             return False
-        return answer == b"\x08\x01"  # its one field is true
+        return answer == TRUE
 
     async def metrics(self) -> bytes:
         """tritonserver's metrics as Prometheus reads them; none where it is away."""
@@ -96,8 +99,8 @@ class Backend:
         finally:
             self.under_way -= 1
 
-    async def _call(self, method: str, request: bytes, timeout_s: float) -> bytes:
-        there = self.status.ready  # the channel may not have found out yet that tritonserver is back
+    async def _call(self, method: str, request: bytes, timeout_s: float, *, there: bool) -> bytes:
+        """there: whether tritonserver is, which the channel may not have found out yet."""
         try:
             call = self._channel.unary_unary(method)(request, timeout=timeout_s, wait_for_ready=there)
             return await call  # type: ignore[no-any-return]

@@ -14,7 +14,17 @@ from lostgan_serve.triton.gateway.backend import INFER, SERVICE, Backend, CallEr
 from lostgan_serve.triton.gateway.messages import as_json
 from lostgan_serve.triton.gateway.rest import JSON_SIZE, request_of, response_of
 from lostgan_serve.triton.gateway.settings import Settings
-from lostgan_serve.web.asgi import Message, Receive, RefusedError, Send, answer, headers, read_body, refuse
+from lostgan_serve.web.asgi import (
+    Message,
+    Receive,
+    RefusedError,
+    Send,
+    answer,
+    disconnected,
+    headers,
+    read_body,
+    refuse,
+)
 
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
@@ -30,6 +40,7 @@ _STATUSES = {
 }
 _JSON = [(b"content-type", b"application/json")]
 _BINARY = [(b"content-type", b"application/octet-stream")]
+_METRICS_ALONE = b"there is /metrics here, and nothing else\n"  # no JSON: clients see whose port it is
 _TEXT = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
 
 Answer = tuple[int, bytes, list[tuple[bytes, bytes]]]
@@ -82,11 +93,7 @@ class HttpApp:
         if scope["server"][1] == self._settings.metrics_port:
             if path != "/metrics" or method != "GET":
                 self._backend.refuse("HTTP 404")
-                return (
-                    404,
-                    b"there is /metrics here, and nothing else\n",
-                    _TEXT,
-                )  # no JSON: clients see whose port it is
+                return 404, _METRICS_ALONE, _TEXT
             return 200, await self._metrics(), _TEXT
         for (wanted, pattern), handler in self._routes.items():
             if match := pattern.fullmatch(path):
@@ -151,7 +158,7 @@ def _metric(name: str, kind: str, about: str, values: Mapping[str, float]) -> st
 
 async def _unless_gone(work: Awaitable[Answer], receive: Receive) -> Answer:
     """The outcome of `work`, which is cancelled when the client goes away."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -161,9 +168,3 @@ async def _unless_gone(work: Awaitable[Answer], receive: Receive) -> Answer:
     if working.done() and not working.cancelled():
         return working.result()
     return 499, b"", _JSON  # which nobody receives
-
-
-async def _disconnected(receive: Receive) -> None:
-    """Return when the client has gone away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -9,7 +9,7 @@ from typing import Any
 
 from lostgan_serve.errors import ServerError, require
 from lostgan_serve.triton.addresses import bracketed
-from lostgan_serve.triton.gateway.backend import SERVICE, Backend, CallError
+from lostgan_serve.triton.gateway.backend import SERVICE, TRUE, Backend, CallError
 from lostgan_serve.triton.gateway.settings import Settings
 
 _CALLS = (
@@ -26,8 +26,8 @@ _ALLOWED = {SERVICE + name for name in _CALLS}
 _READY = {SERVICE + "ServerReady", SERVICE + "ModelReady"}
 _LIVE = SERVICE + "ServerLive"
 _HEALTH = "/grpc.health.v1.Health/Check"
-_TRUE, _FALSE = b"\x08\x01", b""  # a message whose one field is true, or left out
-_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
+_FALSE = b""
+_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # values of an enumeration
 
 _HANDSHAKE_S, _IDLE_S = 10, 60
 _METADATA_BYTES = 2**14
@@ -78,7 +78,7 @@ async def grpc_server(settings: Settings, backend: Backend) -> Any:
 
 async def _answered(backend: Backend, grpc: Any, method: str, request: bytes, context: Any) -> bytes:
     if method == _LIVE:
-        return _TRUE
+        return TRUE
     if method == _HEALTH:
         return _SERVING if await backend.is_ready() else _NOT_SERVING
     if method in _READY and not await backend.is_ready():

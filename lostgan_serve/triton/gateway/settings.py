@@ -77,8 +77,7 @@ class Settings:
 
     folder: of the sockets and the status. ip, http_port, grpc_port, metrics_port: where to listen. request_bytes: the
     largest request of any model, its tensors in binary. tls_cert, tls_key: files in PEM; without them nothing is
-    encrypted. waiting: inferences that are under way at a time; more are refused.
-    connections: over HTTP at a time.
+    encrypted. waiting: inferences that are under way at a time; more are refused. connections: over HTTP at a time.
     """
 
     folder: str
