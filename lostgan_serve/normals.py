@@ -3,8 +3,6 @@ mathematics library's last digit matters and every platform gives the same bits.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -37,10 +35,19 @@ _SQRT_HALF = 0.7071067811865476
 def inverse_normal(p: Float64) -> Float64:
     """Quantiles of the standard normal distribution at probabilities p in (0, 1), to about 1e-15."""
     q = p - 0.5
-    central = _ratio(_CENTRAL, 0.180625 - q * q) * q
-    r = np.sqrt(-_log(np.where(q < 0, p, 1.0 - p)))
-    tail = np.where(r <= 5.0, _ratio(_MIDDLE, r - 1.6), _ratio(_TAIL, r - 5.0))
-    return np.where(np.abs(q) <= 0.425, central, np.where(q < 0, -tail, tail))
+    quantiles = _ratio(_CENTRAL, 0.180625 - q * q) * q
+    outer = np.abs(q) > 0.425  # a seventh of all, and the logarithm costs the most
+    quantiles[outer] = np.copysign(_outer(np.minimum(p, 1.0 - p)[outer]), q[outer])
+    return quantiles
+
+
+def _outer(p: Float64) -> Float64:
+    """Quantiles, without their sign, at probabilities below 0.075."""
+    r = np.sqrt(-_log(p))
+    quantiles = _ratio(_MIDDLE, r - 1.6)
+    tail = r > 5.0  # one in 10^11
+    quantiles[tail] = _ratio(_TAIL, r[tail] - 5.0)
+    return quantiles
 
 
 def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Float64) -> Float64:
@@ -49,10 +56,11 @@ def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Float64
 
 
 def _horner(coefficients: tuple[float, ...], x: Float64) -> Float64:
-    value: Any = np.zeros_like(x)
-    for coefficient in coefficients:
-        value = value * x + coefficient
-    return np.asarray(value)
+    value = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value *= x
+        value += coefficient
+    return value
 
 
 def _log(x: Float64) -> Float64:
