@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +130,16 @@ def leaves_nothing(process: subprocess.Popen[str]) -> Iterator[int]:
         until(lambda: not any(map(alive, processes)) and not shared_memory(process.pid))
     finally:
         process.kill()
+
+
+def asked(netloc: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(f"http://{netloc}{path}", body, named)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
 
 
 def layouts(batch: int = 1, slots: int = 12) -> dict[str, Array]:

@@ -15,6 +15,8 @@ import numpy as np
 
 from lostgan_serve.contract import Array
 from lostgan_serve.errors import require
+from lostgan_serve.synthesize.parts import Part
+from lostgan_serve.synthesize.store import compact_json
 from lostgan_serve.vocabulary import Vocabulary
 
 Record = dict[str, Any]
@@ -35,7 +37,7 @@ class Whole:
     another, so that memory does not grow with the set."""
 
     info: Record
-    parts: Callable[[], Iterator[Record]]
+    parts: Callable[[], Iterator[Part]]
     vocabulary: Vocabulary
 
 
@@ -67,13 +69,13 @@ def _merge_coco(stage: Path, whole: Whole) -> list[str]:
         "categories": [{"id": labels.id_of(label), "name": label, "supercategory": ""} for label in labels],
     }
     with (stage / name).open("w", encoding="utf-8") as file:
-        file.write(_json(head)[:-1])
+        file.write(compact_json(head)[:-1])
         for key in ("images", "annotations"):
             file.write(f',\n"{key}":[')
             between = "\n"
             for part in whole.parts():
-                for record in part[key]:
-                    file.write(between + _json(record))
+                if lines := part.records[key]:
+                    file.write(between + ",\n".join(lines))
                     between = ",\n"
             file.write("\n]")
         file.write("}\n")
@@ -130,7 +132,7 @@ def _write_tar(stage: Path, shard: str, images: Sequence[LabelledImage], vocabul
             file = stage / "images" / image.record["file_name"]
             labels = [vocabulary.labels[one["category_id"]] for one in image.annotations]
             record = {"image": image.record, "annotations": image.annotations, "labels": labels}
-            for name, data in ((file.name, file.read_bytes()), (f"{file.stem}.json", _json(record).encode())):
+            for name, data in ((file.name, file.read_bytes()), (f"{file.stem}.json", compact_json(record).encode())):
                 entry = tarfile.TarInfo(name)  # without times and owners: the same shard has the same bytes
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
@@ -159,7 +161,3 @@ def polygon(segment: Record) -> Array:
         loop = np.concatenate([other[there:], other[: there + 1]])
         joined = np.concatenate([joined[: here + 1], loop, joined[here:]])
     return joined if len(joined) > 2 else np.repeat(joined, 3, axis=0)  # readers want three points
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

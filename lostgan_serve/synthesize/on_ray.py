@@ -65,7 +65,7 @@ class RayEngine:
             _drive(task, folder, made)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        if lost := {f"{job.shard_name(number)}.json" for number in shards} - store.names("parts"):
+        if lost := job.missing(store, shards):
             raise OutputError(
                 f"{store}: {len(lost)} shards were made and are not there; give --out a folder that all machines of "
                 "the cluster share, or a URL"

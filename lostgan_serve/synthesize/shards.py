@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,13 +23,15 @@ from lostgan_serve.runners import Runner
 from lostgan_serve.synthesize.filters import fingerprint, rejection
 from lostgan_serve.synthesize.formats import FORMATS, IMAGES, LabelledImage
 from lostgan_serve.synthesize.labelling import OUTPUTS, LabelledObject, labelled
+from lostgan_serve.synthesize.parts import PARTS, Part
 from lostgan_serve.synthesize.plan import Plan, PlanRow
 from lostgan_serve.synthesize.recipe import Choices
 from lostgan_serve.synthesize.scorer import OnnxScorer
-from lostgan_serve.synthesize.store import Store, write_json
+from lostgan_serve.synthesize.store import Store, compact_json, write_text
 
-_CHUNK = 16
-"""Images that a thread takes at a time: their style codes are computed together."""
+_CHUNK = 8
+"""Images that a thread takes at a time: their style codes are computed together, and at the end of a data set other
+threads wait no longer than for these."""
 
 
 def _encoded(image: Array, kind: str) -> bytes:
@@ -60,7 +62,12 @@ class Job:
 
     def part(self, number: int) -> str:
         """The name of a shard's part, the file that says that the shard is there."""
-        return f"parts/{self.shard_name(number)}.json"
+        return f"{PARTS}/{self.shard_name(number)}.jsonl"
+
+    def missing(self, store: Store, shards: Iterable[int]) -> list[int]:
+        """Those of the shards that are not there yet."""
+        there = {f"{PARTS}/{name}" for name in store.names(PARTS)}
+        return [number for number in shards if self.part(number) not in there]
 
 
 @dataclass(frozen=True)
@@ -107,14 +114,7 @@ class ShardMaker:
                 for kind in kinds:
                     if kind.write:
                         kind.write(stage, name, images, self._runner.manifest.vocabulary)
-                write_json(
-                    stage / job.part(number),
-                    {
-                        "counts": dict(sorted(counts.items())),
-                        "images": [image.record for image in images],
-                        "annotations": [one for image in images for one in image.annotations],
-                    },
-                )
+                write_text(stage / job.part(number), _part(counts, images).text())
         return counts
 
     def _rounds(
@@ -193,6 +193,14 @@ class ShardMaker:
             "model": model_name(manifest),
         }
         return LabelledImage(record, [_annotation(item, number, job.choices.box, manifest) for item in drawn.objects])
+
+
+def _part(counts: Counter[str], images: Sequence[LabelledImage]) -> Part:
+    records = {
+        "images": [compact_json(image.record) for image in images],
+        "annotations": [compact_json(one) for image in images for one in image.annotations],
+    }
+    return Part(counts, records)
 
 
 def model_name(manifest: Manifest) -> str:

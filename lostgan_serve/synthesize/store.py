@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -175,10 +175,14 @@ class RemoteStore:
             self._files.put_file(str(file), f"{target}{inside}")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value, always in the same bytes, making the file's folder."""
+compact_json: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""A value as one line of JSON, always in the same bytes."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n", "utf-8")
+    path.write_text(text, "utf-8")
 
 
 def _sync(folder: Path) -> None:

@@ -20,9 +20,10 @@ from lostgan_serve.files import read_file, reading, write_file, writing
 from lostgan_serve.manifest import MAX_MANIFEST_BYTES, Manifest
 from lostgan_serve.model_folder import ModelFolder
 from lostgan_serve.runners.triton.transport import triton_type
+from lostgan_serve.triton.digests import DIGEST
 
 if TYPE_CHECKING:
-    from tritonclient.grpc.model_config_pb2 import ModelConfig
+    from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelOutput
 
 EMBEDDED_CONFIGURATION = "embedded"
 """Name of the Python backend's configuration, for tritonserver's `--model-config-name`."""
@@ -31,6 +32,9 @@ TENSORRT_CONFIGURATION = "tensorrt"
 """Name of the configuration for engines of `export --target tensorrt`. Triton does not load TensorRT-RTX's."""
 
 PRODUCTION_FILE, LABELS_FILE = "config.pbtxt", "labels.txt"
+
+_PYTHON = "python"
+"""Triton's name of its Python backend."""
 
 QUEUE_DELAY_US = 1000
 QUEUE_SIZE = 128
@@ -91,7 +95,7 @@ def check_loaded_configuration(text: str, source: str, manifest: Manifest) -> No
 
 
 def _check_facts(found: ModelConfig, source: str, manifest: Manifest) -> None:
-    expected = _configuration("", manifest)
+    expected = _embedded("", manifest) if found.backend == _PYTHON else _configuration("", manifest)
     for field in ("max_batch_size", "input", "output"):
         if getattr(found, field) != getattr(expected, field):
             raise _edited(source, f"its {field}")
@@ -172,7 +176,8 @@ def _bounded(name: str, manifest: Manifest) -> ModelConfig:
 def _embedded(name: str, manifest: Manifest) -> ModelConfig:
     pb = require("tritonclient.grpc.model_config_pb2", "server")
     configuration = _configuration(name, manifest)
-    configuration.backend = "python"
+    configuration.backend = _PYTHON
+    configuration.output.append(_output(DIGEST))
     # In fp32 one: a batch already uses every core, and two instances halve the batches and gain nothing. In bf16, which
     # takes half of the time, the time between batches counts: two instances served 97 to 99% of the images/s that are
     # possible, one 96 to 98%, and two take the memory of another model.
@@ -189,7 +194,7 @@ def _configuration(name: str, manifest: Manifest) -> ModelConfig:
         name=name,
         max_batch_size=manifest.max_batch,
         input=[pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=spec.dims) for spec in inputs],
-        output=[pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.dims) for spec in outputs],
+        output=[_output(spec) for spec in outputs],
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
         dynamic_batching=pb.ModelDynamicBatching(max_queue_delay_microseconds=QUEUE_DELAY_US),
         parameters={key: pb.ModelParameter(string_value=value) for key, value in manifest.serving_parameters().items()},
@@ -201,6 +206,12 @@ def _configuration(name: str, manifest: Manifest) -> ModelConfig:
                 pb.ModelWarmup.Input(data_type=_data_type(spec), dims=spec.dims, input_data_file=spec.name)
             )
     return configuration
+
+
+def _output(spec: TensorSpec) -> ModelOutput:
+    pb = require("tritonclient.grpc.model_config_pb2", "server")
+    output: ModelOutput = pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.dims)
+    return output
 
 
 def _data_type(spec: TensorSpec) -> int:

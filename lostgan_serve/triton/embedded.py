@@ -18,6 +18,7 @@ from lostgan_serve.model_folder import ONNX_FILE, ModelFolder
 from lostgan_serve.progress import Progress
 from lostgan_serve.runners import AUTO, open_runner
 from lostgan_serve.triton.configuration import check_configuration, check_loaded_configuration
+from lostgan_serve.triton.digests import DIGEST, digests
 
 
 class TritonPythonModel:
@@ -55,7 +56,8 @@ class TritonPythonModel:
 
         wanted = {i: requests[i].requested_output_names() for i in inputs}
         union = [name for name in OUTPUT_NAMES if any(name in names for names in wanted.values())]
-        arrays = self._runner.run(concatenated(list(inputs.values())), union)
+        batch = concatenated(list(inputs.values()))
+        arrays = {**self._runner.run(batch, union), DIGEST.name: digests(batch)}
         start = 0
         for i, tensors in inputs.items():
             rows = slice(start, start + len(tensors["labels"]))

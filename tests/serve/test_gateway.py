@@ -5,13 +5,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
-import os
-import shutil
-import signal
 import socket
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
@@ -38,8 +32,7 @@ from lostgan_serve.triton.front_door import FrontDoor
 from lostgan_serve.triton.gateway.settings import Settings, Status
 from lostgan_serve.triton.process import Launch
 from lostgan_serve.triton.server import Endpoints, running_server
-from servers import MODEL, assert_answers, layouts, leaves_nothing, memory_mib, serving, until
-from servers import gateway as gateway_of
+from servers import MODEL, asked, assert_answers, layouts, memory_mib
 
 pytestmark = pytest.mark.slow
 
@@ -72,16 +65,6 @@ def gateway(server: Endpoints) -> Iterator[Callable[..., Settings]]:
             return settings
 
         yield start
-
-
-def asked(netloc: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    request = urllib.request.Request(f"http://{netloc}{path}", body, named)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
 
 
 def in_json(tensors: dict[str, Any], outputs: Sequence[object]) -> dict[str, Any]:
@@ -282,79 +265,6 @@ def test_inferences_beyond_the_queue_are_refused(gateway: Callable[..., Settings
             pytest.raises(ServerError, match=r"queue is full|maximum queue"),
         ):
             runner.run(layouts(), ["image"])
-
-
-# How the server is
-
-
-MISBEHAVING = """
-import json, pathlib, time
-import numpy as np
-import triton_python_backend_utils as pb_utils
-from lostgan_serve.triton.embedded import TritonPythonModel as Own
-
-class TritonPythonModel(Own):
-    def execute(self, requests):
-        mark = pathlib.Path({mark!r})
-        if not mark.exists():
-            return super().execute(requests)
-        mark.unlink()
-        {deed}
-"""
-DEEDS = {
-    "gives no answers": "time.sleep(10000)",
-    "answers with other pictures than at first": """
-        run = self._runner.run
-        self._runner.run = lambda *a: {n: 255 - v for n, v in run(*a).items()}
-        return super().execute(requests)""",
-    "answers with black pictures": """
-        run = self._runner.run
-        self._runner.run = lambda *a: {n: 0 * v for n, v in run(*a).items()}
-        return super().execute(requests)""",
-}
-
-
-@pytest.mark.parametrize(
-    "reason", [reason if "no answers" in reason else pytest.param(reason, marks=pytest.mark.long) for reason in DEEDS]
-)
-def test_a_model_that_goes_wrong_is_unready_and_started_again(
-    reason: str, tiny_repository: Path, tmp_path: Path
-) -> None:
-    repository, mark = Path(shutil.copytree(tiny_repository, tmp_path / "repository")), tmp_path / "mark"
-    code = MISBEHAVING.replace("{mark!r}", repr(str(mark))).replace("{deed}", DEEDS[reason])
-    (repository / MODEL / "1" / "model.py").write_text(code, encoding="utf-8")
-    process, (http_, _, metrics) = serving(repository)
-    try:
-        time.sleep(1)  # the first probe has its answer
-        mark.touch()
-        began = time.monotonic()
-        while asked(http_, "/v2/health/ready")[0] == 200:
-            assert time.monotonic() < began + 14
-            time.sleep(0.2)
-        assert process.stderr
-        told = [process.stderr.readline() for _ in range(4)]
-        assert f"the model {MODEL} {reason}; starting tritonserver again\n" in told
-        assert told[-1].startswith("tritonserver is ready again")
-        assert asked(http_, "/v2/health/ready")[0] == 200
-        assert "lostgan_serve_restarts_total 1" in asked(metrics, "/metrics")[1].decode()
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_gateway_that_dies_or_stops_is_started_again(
-    number: signal.Signals, tiny_repository: Path, local: OnnxRunner
-) -> None:
-    process, (http_, grpc_, _) = serving(tiny_repository)
-    with leaves_nothing(process), closing(TritonRunner(grpc_, MODEL)) as runner:
-        assert_answers(runner, local)
-        first = gateway_of(process.pid)
-        os.kill(first, number)
-        assert_answers(runner, local)
-        until(lambda: asked(http_, "/v2/health/ready")[0] == 200)
-        assert gateway_of(process.pid) != first
-        process.terminate()
 
 
 # Who can reach it

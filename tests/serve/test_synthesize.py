@@ -1,18 +1,10 @@
-"""`synthesize`: data sets that other people's loaders read, made exactly once whatever happens."""
+"""`synthesize`: data sets that other people's loaders read."""
 
 from __future__ import annotations
 
-import json
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,22 +12,16 @@ from PIL import Image
 from pycocotools import mask as coco  # type: ignore[import-untyped]
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
 
-from conftest import EXAMPLES, Cli, fails_in_one_line, run_cli, tree
-from lostgan_serve.contract import Tensors
+from conftest import EXAMPLES, Cli, fails_in_one_line
 from lostgan_serve.errors import OutputError
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import generate
 from lostgan_serve.runners import Runner, open_runner
 from lostgan_serve.synthesize.making import synthesize
-from lostgan_serve.synthesize.plan import Plan
-from lostgan_serve.synthesize.recipe import Choices, Filters, Recipe
-from lostgan_serve.synthesize.store import open_store
-from servers import until
+from lostgan_serve.synthesize.recipe import Choices, Filters
+from synthesizing import a_plan, instances, make_set
 
 pytestmark = pytest.mark.slow
-
-FORMATS = ("coco", "yolo", "webdataset")
-LAYOUTS = [Layout.load(path) for path in EXAMPLES]
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +31,9 @@ def runner(tiny_model: Path) -> Iterator[Runner]:
     opened.close()
 
 
-def a_plan(runner: Runner, layouts: list[Layout] = LAYOUTS, **recipe: Any) -> Plan:
-    return Plan(layouts, Recipe(**({"per_layout": 2, "shard_size": 4} | recipe)), runner.manifest.capacity)
-
-
 @pytest.fixture(scope="module")
 def made(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two images of each example in three formats, in shards of four."""
-    folder = tmp_path_factory.mktemp("synthesized") / "set"
-    counts = synthesize(a_plan(runner), str(folder), runner, Choices(FORMATS))
-    assert counts["images"] == 14
-    return folder
-
-
-def instances(folder: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((folder / "annotations" / "instances.json").read_text("utf-8"))
-    return value
+    return make_set(tmp_path_factory.mktemp("synthesized") / "set", runner)
 
 
 # what a data set holds
@@ -192,155 +165,6 @@ def test_yolo_polygons_cover_the_segments(runner: Runner, tmp_path: Path) -> Non
             assert (region & ~canvas & 1).sum() == 0  # nothing is lost; holes are filled, parts joined by lines
 
 
-# exactly once
-
-
-def test_the_same_call_does_nothing_more_and_another_is_refused(made: Path, runner: Runner) -> None:
-    before, times = tree(made), {path: path.stat().st_mtime_ns for path in made.rglob("*.png")}
-    synthesize(a_plan(runner), str(made), runner, Choices(FORMATS))
-    assert tree(made) == before
-    assert {path: path.stat().st_mtime_ns for path in made.rglob("*.png")} == times
-    with pytest.raises(OutputError, match=r"holds another data set \(its plan differ"):
-        synthesize(a_plan(runner, seed=1), str(made), runner, Choices(FORMATS))
-    with pytest.raises(OutputError, match="its formats differ"):
-        synthesize(a_plan(runner), str(made), runner, Choices(("coco",)))
-    assert tree(made) == before
-
-
-def test_options_of_a_run_without_any_shard_bind_nobody(runner: Runner, tmp_path: Path) -> None:
-    folder = str(tmp_path / "set")
-    with pytest.raises(OutputError, match="gone"):
-        synthesize(a_plan(runner), folder, Broken(runner, 0))
-    synthesize(a_plan(runner, seed=1, shard_size=7), folder, runner, Choices(("yolo",)))
-    with pytest.raises(OutputError, match="gone"):
-        synthesize(a_plan(runner, seed=2), folder, Broken(runner, 0), Choices(("yolo",), append=True))
-    counts = synthesize(a_plan(runner, seed=3), folder, runner, Choices(("yolo",), append=True))
-    assert counts["images"] == 14
-    runs = json.loads((tmp_path / "set" / "dataset.json").read_text("utf-8"))
-    assert [run["seed"] for run in runs] == [1, 3]
-
-
-def test_two_processes_that_publish_a_shard_leave_the_first_one_s(tmp_path: Path) -> None:
-    """Ray may start a shard a second time where it takes a worker for lost."""
-    store = open_store(str(tmp_path / "set"))
-    with store.staged(["images/00000", "parts/00000.json"], once=True) as late:
-        for text in ("first", "again"):
-            with store.staged(["images/00000", "parts/00000.json"], once=True) as stage:
-                _write_shard(stage, text)
-        _write_shard(late, "late")
-        (tmp_path / "set" / "images" / "00000" / "more.txt").write_text("of the first", "utf-8")
-    found = {path.name: path.read_text("utf-8") for path in (tmp_path / "set").rglob("*") if path.is_file()}
-    assert found["00000.json"] == found["0.txt"] == "first"
-    assert found["more.txt"] == "of the first"
-
-
-def _write_shard(stage: Path, text: str) -> None:
-    for name in ("images/00000/0.txt", "parts/00000.json"):
-        (stage / name).parent.mkdir(parents=True, exist_ok=True)
-        (stage / name).write_text(text, "utf-8")
-
-
-def test_files_of_others_are_left_alone(runner: Runner, tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine", "utf-8")
-    with pytest.raises(OutputError, match=r"holds other files \(mine.txt"):
-        synthesize(a_plan(runner), str(tmp_path), runner)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-class Broken:
-    """A runner that fails, or is killed as it were, at its n-th batch."""
-
-    def __init__(self, inner: Runner, after: int) -> None:
-        self._inner, self._left = inner, after
-        self.manifest, self.concurrency = inner.manifest, 1
-
-    def run(self, tensors: Tensors, outputs: Any) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            raise OutputError("gone")
-        return self._inner.run(tensors, outputs)
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-@pytest.mark.parametrize("after", range(4))
-def test_a_call_that_failed_goes_on(after: int, made: Path, runner: Runner, tmp_path: Path) -> None:
-    folder = tmp_path / "set"
-    with pytest.raises(OutputError, match="gone"):
-        synthesize(a_plan(runner), str(folder), Broken(runner, after), Choices(FORMATS))
-    assert not (folder / "annotations").exists()
-    assert not list(folder.glob(".*"))
-    synthesize(a_plan(runner), str(folder), runner, Choices(FORMATS))
-    assert tree(folder) == tree(made)
-
-
-def test_kills_at_random_moments_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    """SIGKILL of the command, again and again."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [
-        str(Path(sys.executable).with_name("lostgan-serve")),
-        "synthesize",
-        *map(str, EXAMPLES),
-        "--model",
-        str(tiny_model),
-    ]
-    command += [
-        "--per-layout",
-        "40",
-        "--shard-size",
-        "7",
-        "--format",
-        ",".join(FORMATS),
-        "--filter",
-        "duplicates=2",
-        "--out",
-    ]
-    subprocess.run([*command, str(whole)], check=True, capture_output=True, timeout=300)
-    choice = random.Random(0)
-
-    def shards() -> int:
-        return len(list(killed.glob("parts/*")))
-
-    for _ in range(3):
-        there = shards()
-        process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(lambda there=there, process=process: shards() > there or process.poll() is not None)  # type: ignore[misc]
-        time.sleep(0.1 * choice.random())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert 3 <= shards() < len(list(whole.glob("parts/*")))  # in mid-run
-    subprocess.run([*command, str(killed)], check=True, capture_output=True, timeout=300)
-    assert tree(killed) == tree(whole)
-
-
-def test_two_at_a_time_are_refused(runner: Runner, tmp_path: Path) -> None:
-    from lostgan_serve.synthesize.store import open_store
-
-    with open_store(str(tmp_path / "set")).locked(), pytest.raises(OutputError, match="another process writes to it"):
-        synthesize(a_plan(runner), str(tmp_path / "set"), runner)
-
-
-def test_appended_runs_merge_with_ids_that_stay(made: Path, runner: Runner, tmp_path: Path) -> None:
-    folder = tmp_path / "set"
-    shutil.copytree(made, folder)
-    first, again = instances(folder), a_plan(runner, LAYOUTS[:3], seed=5)
-    synthesize(again, str(folder), runner, Choices(FORMATS, append=True))
-    both = instances(folder)
-    assert both["images"][:14] == first["images"]
-    assert both["annotations"][: len(first["annotations"])] == first["annotations"]
-    assert len(both["images"]) == 20
-    for records in (both["images"], both["annotations"]):
-        assert len({record["id"] for record in records}) == len(records)
-    assert all((folder / "images" / record["file_name"]).is_file() for record in both["images"])
-    before = tree(folder)
-    synthesize(again, str(folder), runner, Choices(FORMATS, append=True))  # it is there: nothing is appended twice
-    synthesize(a_plan(runner), str(folder), runner, Choices(FORMATS))
-    assert tree(folder) == before
-    with pytest.raises(OutputError, match="its image is png, and --append cannot change it to webp"):
-        synthesize(a_plan(runner, seed=9), str(folder), runner, Choices(FORMATS, "webp", append=True))
-
-
 # filters
 
 
@@ -448,46 +272,3 @@ def test_what_cannot_be_done_is_one_line(cli: Cli, tiny_model: Path, tmp_path: P
         assert done.returncode == 2
         assert all(word in done.stderr for word in words), done.stderr
     assert not out.exists()
-
-
-def test_a_full_disk_is_one_line_and_the_same_command_finishes(
-    cli: Cli, tiny_model: Path, made: Path, tmp_path: Path
-) -> None:
-    """Files may have 4 KiB here, as on a disk with no more space; a tar of images has more."""
-    command = ["synthesize", *EXAMPLES, "--model", tiny_model, "--per-layout", 2, "--shard-size", 4]
-    command += ["--format", ",".join(FORMATS), "--out", tmp_path / "set"]
-    fails_in_one_line(run_cli(*command, file_limit_bytes=4096), ["cannot write", "free some space"])
-    assert not (tmp_path / "set" / "annotations").exists()
-    assert not list((tmp_path / "set").glob(".*"))
-    cli(*command, check=True)
-    assert tree(tmp_path / "set") == tree(made)
-
-
-def test_a_server_that_dies_in_mid_run(tiny_repository: Path, cli: Cli, tmp_path: Path) -> None:
-    from servers import serving
-
-    folder = tmp_path / "set"
-    command = ["synthesize", *EXAMPLES, "--per-layout", 30, "--shard-size", 10, "--out", folder, "--patience", 0]
-    process, (_, grpc, _) = serving(tiny_repository)
-    running = subprocess.Popen(
-        [Path(sys.executable).with_name("lostgan-serve"), *map(str, command), "--url", grpc],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until(lambda: (folder / "parts").is_dir())
-    process.kill()
-    process.wait()
-    out, err = running.communicate(timeout=60)
-    fails_in_one_line(subprocess.CompletedProcess([], running.returncode, out, err), [grpc])
-    parts = len(list((folder / "parts").iterdir()))
-    assert 0 < parts < 21
-    assert not (folder / "annotations").exists()
-    process, (_, grpc, _) = serving(tiny_repository)
-    try:
-        done = cli(*command, "--url", grpc, check=True)
-    finally:
-        process.terminate()
-        process.wait()
-    assert f"{parts} of 21 shards are there already" in done.stderr
-    assert [record["plan_row"] for record in instances(folder)["images"]] == list(range(210))

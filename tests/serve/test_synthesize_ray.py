@@ -156,7 +156,7 @@ def test_fewer_shards_than_workers(
     folder = tmp_path / "set"
     shutil.copytree(made, folder)
     shutil.rmtree(folder / "images" / "00003")
-    (folder / "parts" / "00003.json").unlink()
+    (folder / "parts" / "00003.jsonl").unlink()
     (folder / "dataset.json").write_text(
         (folder / "dataset.json").read_text().replace('"complete":true', '"complete":false')
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lostgan_serve.errors import require
+from lostgan_serve.triton.gateway.matching import Question
 from lostgan_serve.triton.gateway.settings import Settings, Status
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -40,6 +41,7 @@ class Backend:
 
     def __init__(self, settings: Settings) -> None:
         self._grpc: Any = require("grpc", "server")
+        self._pb: Any = require("tritonclient.grpc", "server").service_pb2
         self._settings = settings
         unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         quick = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
@@ -57,12 +59,21 @@ class Backend:
         self.refused[reason] += 1
 
     async def call(self, method: str, request: bytes, timeout_s: float | None = None) -> bytes:
-        """The answer to a call. method: its whole name. timeout_s: the client's limit. Raises CallError; where it is
-        cancelled, tritonserver drops the request."""
-        if method != INFER:
-            return await self._call(method, request, timeout_s or QUESTION_S, there=self.status.ready)
+        """The answer to a call that is no inference. method: its whole name. timeout_s: the client's limit. Raises
+        CallError."""
+        return await self._call(method, request, timeout_s or QUESTION_S, there=self.status.ready)
+
+    async def infer(self, request: Any, timeout_s: float | None = None) -> Any:
+        """The ModelInferResponse to a ModelInferRequest, and to no other. Raises CallError; where it is cancelled,
+        tritonserver drops the request."""
         async with self._place():
-            return await self._call(method, request, timeout_s or INFERENCE_S, there=True)
+            question = Question(request)
+            message = await self._call(INFER, question.message, timeout_s or INFERENCE_S, there=True)
+            response = self._pb.ModelInferResponse.FromString(message)
+            if not question.is_answered_by(response):
+                self.refuse("another request's answer")
+                raise CallError("UNAVAILABLE", "tritonserver gave the answer to another request; try again")
+            return response
 
     async def is_ready(self) -> bool:
         """Whether all models can be asked: tritonserver says so, and nothing speaks against it."""

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from lostgan_serve.errors import require
-from lostgan_serve.triton.gateway.backend import INFER, SERVICE, Backend, CallError
+from lostgan_serve.triton.gateway.backend import SERVICE, Backend, CallError
 from lostgan_serve.triton.gateway.messages import as_json
 from lostgan_serve.triton.gateway.rest import JSON_SIZE, request_of, response_of
 from lostgan_serve.triton.gateway.settings import Settings
@@ -132,7 +132,7 @@ class HttpApp:
     async def _infer(self, scope: Message, body: bytes, model: str, version: str) -> Answer:
         size = next(headers(scope, JSON_SIZE.lower().encode()), None)
         request, binary = request_of(model, version, body, size)
-        found, head = response_of(await self._backend.call(INFER, request.SerializeToString()), binary)
+        found, head = response_of(await self._backend.infer(request), binary)
         return 200, found, _JSON if head is None else [*_BINARY, (JSON_SIZE.encode(), str(head).encode())]
 
     async def _metrics(self) -> bytes:

@@ -60,10 +60,9 @@ def request_of(model: str, version: str, body: bytes, json_size: str | None) -> 
     return request, binary
 
 
-def response_of(message: bytes, binary: Mapping[str, bool]) -> tuple[bytes, int | None]:
-    """The body of an answer, and the length of its JSON where binary tensors follow. Raises RefusedError for numbers
-    that are too many for JSON."""
-    response = require("tritonclient.grpc", "server").service_pb2.ModelInferResponse.FromString(message)
+def response_of(response: Any, binary: Mapping[str, bool]) -> tuple[bytes, int | None]:
+    """The body that stands for a ModelInferResponse, and the length of its JSON where binary tensors follow. Raises
+    RefusedError for numbers that are too many for JSON."""
     outputs, tail = [], []
     for output, data in zip(response.outputs, response.raw_output_contents, strict=True):
         entry: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from lostgan_serve.errors import ServerError, require
 from lostgan_serve.triton.addresses import bracketed
-from lostgan_serve.triton.gateway.backend import SERVICE, TRUE, Backend, CallError
+from lostgan_serve.triton.gateway.backend import INFER, SERVICE, TRUE, Backend, CallError
 from lostgan_serve.triton.gateway.settings import Settings
 
 _CALLS = (
@@ -84,7 +84,20 @@ async def _answered(backend: Backend, grpc: Any, method: str, request: bytes, co
     if method in _READY and not await backend.is_ready():
         return _FALSE
     try:
+        if method == INFER:
+            return await _inferred(backend, request, context.time_remaining())
         return await backend.call(method, request, context.time_remaining())
     except CallError as error:
         await context.abort(grpc.StatusCode[error.code], error.text)
         raise  # abort does
+
+
+async def _inferred(backend: Backend, request: bytes, timeout_s: float | None) -> bytes:
+    """Raises CallError."""
+    protobuf, pb = require("google.protobuf.message", "server"), require("tritonclient.grpc", "server").service_pb2
+    try:
+        message = pb.ModelInferRequest.FromString(request)
+    except protobuf.DecodeError as error:
+        raise CallError("INVALID_ARGUMENT", "the request is no ModelInferRequest") from error
+    answer: bytes = (await backend.infer(message, timeout_s)).SerializeToString()
+    return answer
