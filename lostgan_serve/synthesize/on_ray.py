@@ -32,6 +32,7 @@ from pathlib import Path
 from lostgan_serve.synthesize.ray_driver import main
 main(int(sys.argv[1]), Path(sys.argv[2]))
 """
+_LONGEST_TMPDIR = 18  # in bytes: Ray adds up to 89, and the path of a socket has 107
 _END_S = 20.0  # that a driver has to disconnect from a cluster
 
 
@@ -59,8 +60,9 @@ class RayEngine:
         if not shards:
             return
         task = Task(job, tuple(shards), self._open_runner, store, self._workers, self._gpus)
-        with writing(Path(tempfile.gettempdir())):
-            folder = Path(tempfile.mkdtemp(prefix="lostgan-ray-"))
+        parent = _short_folder()
+        with writing(parent):
+            folder = Path(tempfile.mkdtemp(prefix="lostgan-ray-", dir=parent))
         try:
             _drive(task, folder, made)
         finally:
@@ -70,6 +72,12 @@ class RayEngine:
                 f"{store}: {len(lost)} shards were made and are not there; give --out a folder that all machines of "
                 "the cluster share, or a URL"
             )
+
+
+def _short_folder() -> Path:
+    """TMPDIR, or /tmp where Ray could not name its sockets in it."""
+    chosen = Path(tempfile.gettempdir())
+    return chosen if len(os.fsencode(chosen)) <= _LONGEST_TMPDIR else Path("/tmp")
 
 
 def _drive(task: Task, folder: Path, made: Callable[[int], object]) -> None:

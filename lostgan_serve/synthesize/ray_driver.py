@@ -18,7 +18,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -98,11 +98,14 @@ def _connected(folder: Path) -> Iterator[ModuleType]:
         # Ray's ports are open to the network. Without a token of ours it would leave one in the user's home.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         options = {"include_dashboard": False, "_temp_dir": str(_own(folder))}
+        if home := os.environ.get("HOME"):
+            options["runtime_env"] = {"env_vars": {"HOME": home}}
     elif address != "auto":
         _knock(address)
     ray = require("ray", "ray")
     try:
-        ray.init(address=address, log_to_driver=False, **options)
+        with _quiet_home(folder) if address == "local" else nullcontext():
+            ray.init(address=address, log_to_driver=False, **options)
     except Exception as error:  # of many types
         raise DeviceError(f"Ray: it does not start or answer ({' '.join(str(error).split())})") from error
     _stop_on_sigterm()  # Ray has handlers of its own
@@ -111,6 +114,21 @@ def _connected(folder: Path) -> Iterator[ModuleType]:
     finally:
         if address != "local":  # that one is killed with this process
             ray.shutdown()
+
+
+@contextmanager
+def _quiet_home(folder: Path) -> Iterator[None]:
+    """Give Ray's own processes a home with a file in it that keeps them from asking the addresses of three clouds in
+    which of them they run, which they do even where they report nothing."""
+    (folder / "ray_bootstrap_config.yaml").write_text("{}\n", "utf-8")
+    home = os.environ.pop("HOME", None)
+    os.environ["HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["HOME"]
+        if home is not None:
+            os.environ["HOME"] = home
 
 
 def _own(folder: Path) -> Path:

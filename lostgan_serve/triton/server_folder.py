@@ -47,7 +47,8 @@ class ServerFolder:
 def server_folder() -> Iterator[ServerFolder]:
     """Yield a new folder; it and the server's segments are removed when the block ends. Raises ServerError.
 
-    What killed servers of this user left is removed first.
+    What killed servers of this user left is removed first, and once more in the end: the processes of one that was
+    killed a moment ago may have been about to die.
     """
     _sweep()
     name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
@@ -62,6 +63,7 @@ def server_folder() -> Iterator[ServerFolder]:
     finally:
         _remove(path)
         os.close(lock)
+        _sweep()
 
 
 @contextmanager

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from beach import beach_layouts, write_samples
 from conftest import EXAMPLES, ROOT, run_cli, tree
 from faults.injectors import small_disk
 from faults.load import ALL_LAYOUTS, compare_folders
 from faults.trial import Trial
+from lostgan_evaluate.gaugan.network import WITH_EDGES, GauGAN
+from official_state import official_state
 
 Words = Callable[[Trial, Path], list[object]]
 """The words of a command that writes into the given folder."""
@@ -28,6 +32,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few scenes to train and to measure on."""
     folder = tmp_path_factory.mktemp("scenes") / "scenes"
     run_cli("scenes", "--out", folder, "--count", 24, "--res", 64, "--workers", 1, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("held-out") / "scenes"
+    run_cli("scenes", "--out", folder, "--count", 12, "--res", 64, "--workers", 1, "--held-out", check=True)
     return folder
 
 
@@ -84,6 +95,50 @@ def test_disk_fills_up_while_training(trial: Trial, data: Path, kib: int) -> Non
 @pytest.mark.parametrize("kib", [8, 64, 200])
 def test_disk_fills_up_while_measuring(trial: Trial, data: Path, small_checkpoint: Path, kib: int) -> None:
     fills_up(trial, lambda _, out: ["evaluate", small_checkpoint, *_measuring(data), "--out", out], kib)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kib", [8, 1000, 80_000])
+def test_disk_fills_up_under_a_semi_supervised_run(trial: Trial, data: Path, kib: int) -> None:
+    """The state of a detector takes more than the largest of these disks."""
+    words = ("semi", *_TRAINING, "--threshold", 0.002, "--detector-steps", 2, "--detector-batch", 2, "--data", data)
+    resumed: Words = lambda _, out: ["semi", "--resume", "--out", out]  # noqa: E731
+    fills_up(trial, lambda _, out: [*words, "--out", out], kib, resumed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kib", [8, 100, 1000])
+def test_disk_fills_up_under_an_experiment(trial: Trial, data: Path, held_out: Path, kib: int) -> None:
+    """The same command goes on."""
+    words = ("experiment", "table1", "--rows", "real-64,v1-64", "--seeds", 1, *_TRAINING[2:], "--samples", 1)
+    places = ("--data", data, "--held-out", held_out, "--metrics", "is,kid")
+    fills_up(trial, lambda _, out: [*words, *places, "--out", out], kib)
+
+
+@pytest.mark.long
+def test_disk_fills_up_under_a_measurement_of_edits(
+    trial: Trial, data: Path, held_out: Path, small_checkpoint: Path
+) -> None:
+    words = ("reconfigure", small_checkpoint, "--data", held_out, "--training-data", data, "--count", 4)
+    fills_up(trial, lambda _, out: [*words, "--out", out], 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kib", [8, 100])
+def test_disk_fills_up_under_gaugan(trial: Trial, small_checkpoint: Path, kib: int) -> None:
+    samples, weights = trial.folder / "samples", trial.folder / "latest_net_G.pth"
+    write_samples(samples, beach_layouts())
+    torch.manual_seed(0)
+    torch.save(GauGAN(WITH_EDGES, 1).state_dict(), weights)
+    fills_up(trial, lambda _, out: ["gaugan", samples, "--weights", weights, "--out", out], kib)
+
+
+@pytest.mark.long
+def test_disk_fills_up_under_an_import(trial: Trial, official_shapes: dict[str, dict[str, list[int]]]) -> None:
+    state = official_state(official_shapes["generator_v1_64"])
+    torch.save({name: torch.from_numpy(array) for name, array in state.items()}, weights := trial.folder / "G.pth")
+    words = ("import", weights, "--variant", "v1-64", "--vocabulary", "coco-stuff", "--output")
+    fills_up(trial, lambda _, out: [*words, out / "model.safetensors"], 100)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Inference over HTTP, as the gateway reads it before tritonserver sees anything of it."""
+"""Inference over HTTP and gRPC, as the gateway reads it before tritonserver sees anything of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2 as pb
 
 from conftest import EXAMPLES
 from fuzz.mutations import Seeds, of_bytes, of_json
@@ -16,7 +18,10 @@ from lostgan_serve.encoding import encode
 from lostgan_serve.errors import RequestError
 from lostgan_serve.layout import Layout
 from lostgan_serve.manifest import Manifest
+from lostgan_serve.runners.triton.grpc_transport import infer_request
 from lostgan_serve.runners.triton.transport import triton_type
+from lostgan_serve.triton.digests import DIGEST
+from lostgan_serve.triton.gateway.matching import Question
 from lostgan_serve.triton.gateway.rest import request_of
 from lostgan_serve.web.asgi import RefusedError
 
@@ -40,6 +45,28 @@ def open_gateway(materials: Materials) -> Fuzzed:
             whole(len(content) == wanted, f"{len(content)} bytes for {tensor.datatype} {list(tensor.shape)}")
 
     return Fuzzed(target, [_in_json(manifest), _in_binary(manifest)], _changed)
+
+
+def open_messages(materials: Materials) -> Fuzzed:
+    """Messages of gRPC that ask for an inference."""
+    manifest = Manifest.from_json((materials.model / "1/manifest.json").read_bytes(), "manifest.json")
+
+    def target(data: bytes) -> None:
+        try:
+            request = pb.ModelInferRequest.FromString(data)
+        except DecodeError as error:
+            raise RequestError("no message") from error
+        asked = pb.ModelInferRequest.FromString(Question(request).message)
+        own = [output for output in asked.outputs if output.name != DIGEST.name]
+        given = pb.ModelInferRequest.FromString(data)
+        whole(own == [output for output in given.outputs if output.name != DIGEST.name], "other outputs")
+        for one in (asked, given):
+            del one.outputs[:]
+        whole(asked == given or b"nan" in str(given).encode(), "another request")
+
+    tensors = _tensors(manifest)
+    return Fuzzed(target, [infer_request(pb, "model", tensors, names).SerializeToString() for names in ([], ["image"])],
+                  of_bytes)  # fmt: skip
 
 
 def _tensors(manifest: Manifest) -> dict[str, np.ndarray[Any, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fuzz.data_targets import open_coco, open_coco_stuff, open_visual_genome
 from fuzz.editor_targets import open_requests
-from fuzz.gateway_targets import open_gateway
+from fuzz.gateway_targets import open_gateway, open_messages
 from fuzz.targets import (
     Opener,
     open_checkpoint,
@@ -27,6 +27,7 @@ TARGETS: dict[str, Opener] = {
     "backend-tensors": open_backend_tensors,
     "runner-tensors": open_runner_tensors,
     "gateway": open_gateway,
+    "gateway-messages": open_messages,
     "editor": open_requests,
     "checkpoint": open_checkpoint,
     "onnx": open_onnx,

@@ -25,7 +25,9 @@ from servers import MODEL, serving
 SECRET, NUMBER = "what-the-user-drew", 987654321
 
 TORCHS, MATPLOTLIBS = r"tmp/torchinductor_[^/]+", r"home/\.(cache|config)(/matplotlib(/fontlist-[^/]+)?)?"
-"""What others leave: an empty folder where torch is compiled with, and a list of the fonts that there are."""
+EDITORS = r"home/\.local(/state(/lostgan-serve(/editor-token)?)?)?"
+"""What others leave, and the editor: an empty folder where torch is compiled with, a list of fonts, and the token that
+lets open pages connect again."""
 
 _HELP = """\
 import sys
@@ -42,6 +44,20 @@ cli, repository, layout = sys.argv[1:]
 with running_server(Path(repository)) as endpoints:
     for url in (endpoints.grpc, f"http://{endpoints.http}"):
         subprocess.run([cli, "client", layout, "--url", url, "--out", url[:4]], check=True)
+"""
+
+_EDITED = """\
+import re, subprocess, sys, urllib.request
+cli, model, layout = sys.argv[1:]
+command = [cli, "edit", "--model", model, "--no-browser", "--port", "0"]
+process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+url, token = next(match.groups() for match in (re.search("(http://.+/)#token=(.+)", line) for line in process.stdout)
+                  if match)
+headers = {"Authorization": f"Bearer {token}"}
+request = urllib.request.Request(f"{url}api/generate?outputs=image", open(layout, "rb").read(), headers)
+print(len(urllib.request.urlopen(request, timeout=60).read()), "bytes")
+process.terminate()
+process.communicate(timeout=60)
 """
 
 _CALLER = "import socket; socket.getaddrinfo('collector.example', 443)"
@@ -84,6 +100,29 @@ def test_generate(runner: str, offline: Offline, tiny_repository: Path) -> None:
     """Both look up their makers' collectors, and keep an id of the device, unless they are kept from it."""
     offline.run(CLI, "generate", EXAMPLES[0], "--model", tiny_repository / MODEL, "--runner", runner)
     assert len(list((offline.work / "out").glob("*.png"))) == 3
+    assert_private(offline)
+
+
+@pytest.mark.long
+def test_figures(offline: Offline, tiny_repository: Path) -> None:
+    model = tiny_repository / MODEL
+    for words in (("morph", EXAMPLES[0]), ("styles", EXAMPLES[0]), ("compare", *EXAMPLES[:2])):
+        offline.run(CLI, *words, "--model", model, "--out", words[0])
+        assert list((offline.work / words[0]).glob("*.png"))
+        assert_private(offline)
+
+
+@pytest.mark.long
+def test_the_editor(offline: Offline, tiny_repository: Path) -> None:
+    printed = offline.run(sys.executable, "-c", _EDITED, CLI, tiny_repository / MODEL, EXAMPLES[0])
+    assert int(printed.split()[-2]) > 64 * 64
+    assert_private(offline, EDITORS)
+
+
+@pytest.mark.long
+def test_a_data_set_by_ray(offline: Offline, tiny_repository: Path) -> None:
+    offline.run(CLI, "synthesize", *EXAMPLES[:2], "--model", tiny_repository / MODEL, "--out", "set", "--engine", "ray")
+    assert (offline.work / "set/annotations/instances.json").is_file()
     assert_private(offline)
 
 
