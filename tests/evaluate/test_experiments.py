@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from lostgan_evaluate.commands.experiment import experiment as command
 from lostgan_evaluate.experiments import running
+from lostgan_evaluate.experiments.known import Known
 from lostgan_evaluate.experiments.running import Plan
 from lostgan_evaluate.experiments.tables import EXPERIMENTS, Experiment
 from lostgan_evaluate.experiments.tabulate import Outcome, markdown, tabulate
@@ -216,6 +217,36 @@ def test_an_experiment_goes_on_where_it_was(
         running.run(replace(plan, seeds=1))
     with pytest.raises(EvaluationError, match=r"v1-64-seed0: was trained with --ch 2, not 3; .*--networks"):
         running.run(replace(plan, options={**plan.options, "ch": 3}))
+
+
+@pytest.mark.slow
+def test_values_of_another_machine_stand(scenes: Path, held_out: Path, tmp_path: Path) -> None:
+    first = a_plan(scenes, held_out, tmp_path / "first", SMALLEST, seeds=1)
+    table = running.run(first)
+    more = replace(first, out=tmp_path / "more", networks=tmp_path / "own", seeds=2, known=Known.read(table))
+    found = json.loads(running.run(more, heard := Heard()).read_text())
+    assert [path.name for path in more.networks.glob("v1-*")] == ["v1-64-seed1"]
+    assert "network 1 of 1: v1-64, seed 1" in heard.lines
+    for row, before in zip(found["rows"], json.loads(table.read_text())["rows"], strict=True):
+        assert row["scores"].keys() == before["scores"].keys()
+        for name, score in row["scores"].items():
+            assert score["values"][0] == before["scores"][name]["values"][0]
+            assert len(score["values"]) == 2
+            assert score["values"][1] is not None
+
+    running.run(replace(more, seeds=1, networks=tmp_path / "none"))
+    assert not list((tmp_path / "none").glob("v1-*"))
+    with pytest.raises(EvaluationError, match=r"table.json: its networks had steps 2, not 3; .*--known"):
+        running.run(replace(more, options={**more.options, "steps": 3}))
+    with pytest.raises(EvaluationError, match=r"its experiment is table1, not table7"):
+        running.run(replace(more, experiment=EXPERIMENTS["table7"]))
+    (other := tmp_path / "other.json").write_text(table.read_text().replace('"images": ', '"images": 1'))
+    with pytest.raises(EvaluationError, match=r"other.json: was measured on"):
+        running.run(replace(more, known=Known.read(other)))
+    for text in ("", "{}", '{"experiment": 1}'):
+        other.write_text(text)
+        with pytest.raises(EvaluationError, match=r"other.json: no table.json of `experiment`"):
+            Known.read(other)
 
 
 @pytest.mark.slow

@@ -74,6 +74,13 @@ def _table(name: str) -> click.Command:
         metavar="FOLDER",
         help="Folder of the networks, which several experiments may share.  [default: OUT/networks]",
     )
+    @_results(
+        "--known",
+        type=_Path,
+        metavar="FILE",
+        help="table.json of the same table and budget, such as another machine's: its values stand, and what it lacks "
+        "is trained.",
+    )
     @_rows("--rows", type=ListOf("ROWS", str), help="Rows of the table, with commas between.  [default: all]")
     @_rows("--variant", type=click.Choice(VARIANTS), help="Network of all rows.  [default: the paper's]")
     @_rows("--seeds", type=click.IntRange(1), help="Trainings of each row.  [default: 3 where the table makes a claim]")
@@ -99,6 +106,7 @@ def _repeat(
     name: str,
     out: Path,
     networks: Path | None,
+    known: Path | None,
     rows: tuple[str, ...] | None,
     variant: str | None,
     seeds: int | None,
@@ -111,6 +119,7 @@ def _repeat(
 ) -> None:
     for package in _PACKAGES:
         require(package, "evaluate")
+    from lostgan_evaluate.experiments.known import Known
     from lostgan_evaluate.experiments.running import Plan, run
     from lostgan_evaluate.experiments.tables import EXPERIMENTS
     from lostgan_evaluate.experiments.tabulate import MARKDOWN_FILE
@@ -131,6 +140,7 @@ def _repeat(
         count,
         samples,
         weights,
+        Known.read(known) if known else None,
     )
     table = run(plan, ConsoleProgress())
     click.echo((out / MARKDOWN_FILE).read_text("utf-8"))

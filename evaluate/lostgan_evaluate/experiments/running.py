@@ -13,6 +13,7 @@ from typing import Any
 
 from lostgan_evaluate.contents import content_of
 from lostgan_evaluate.evaluation import EVALUATION_FILE, evaluate, open_tools
+from lostgan_evaluate.experiments.known import Known
 from lostgan_evaluate.experiments.tables import Experiment, Model, Row
 from lostgan_evaluate.experiments.tabulate import Outcome, write_table
 from lostgan_evaluate.metrics import registry
@@ -46,7 +47,7 @@ class Plan:
     options: settings that all rows share, `data` among them. out: folder of the table. networks: folder of the networks
     and their evaluations, which several experiments may share. held_out: folder of the data to evaluate on; None for
     another split of the same data. metrics: of `evaluate`. count: layouts to evaluate on; None for all. samples: styles
-    of each; None for the protocol's. weights: folder of weight files.
+    of each; None for the protocol's. weights: folder of weight files. known: values that are measured already.
     """
 
     experiment: Experiment
@@ -59,6 +60,7 @@ class Plan:
     count: int | None = None
     samples: int | None = None
     weights: Path | None = None
+    known: Known | None = None
 
     @property
     def data(self) -> Path:
@@ -92,11 +94,14 @@ def run(plan: Plan, progress: Progress = SILENT) -> Path:
     KeyboardInterrupt where a signal stopped a training, whose state is saved; EvaluationError for a network that is
     there and was trained otherwise, and what training and evaluation raise.
     """
-    jobs = plan.jobs()
+    budget = _budget(plan)
+    if plan.known is not None:
+        plan.known.check(plan.experiment, budget)
+    jobs = [job for job in plan.jobs() if not _is_known(plan, *job)]
     for model, seed in jobs:  # first: what would be refused should not cost the hours of the others
         _check_same(plan, model, seed, settings_of(plan, model, seed))
     missing = _rehearse(plan, progress)
-    outcome = Outcome(replace(plan.experiment, rows=tuple(plan.rows())), plan.seeds, missing=missing)
+    outcome = Outcome(replace(plan.experiment, rows=tuple(plan.rows())), plan.seeds, missing=missing, known=plan.known)
     with writable(plan.out), writable(plan.networks):
         for number, (model, seed) in enumerate(jobs, 1):
             progress.note(f"network {number} of {len(jobs)}: {model.name}, seed {seed}")
@@ -107,8 +112,14 @@ def run(plan: Plan, progress: Progress = SILENT) -> Path:
                 outcome.missing[f"{model.name}, seed {seed}"] = "its training diverged"
             else:
                 _measure_all(plan, model, seed, checkpoint, outcome, progress)
-            table = write_table(plan.out, outcome, _budget(plan))
-    return table
+            write_table(plan.out, outcome, budget)
+        return write_table(plan.out, outcome, budget)
+
+
+def _is_known(plan: Plan, model: Model, seed: int) -> bool:
+    """Whether every row of a network has values with this seed."""
+    rows = [row for row in plan.rows() if row.model.name == model.name]
+    return plan.known is not None and all(plan.known.scores(row, seed) for row in rows)
 
 
 def _trained(plan: Plan, model: Model, seed: int, progress: Progress) -> Path:

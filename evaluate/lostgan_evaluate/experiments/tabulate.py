@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lostgan_evaluate.experiments.known import Known
 from lostgan_evaluate.experiments.tables import Claim, Experiment, Row
 from lostgan_evaluate.experiments.verdicts import CONFIDENCE, Values, advantages, judge
 from lostgan_evaluate.grids import DASH, Grid, shown
@@ -22,12 +23,13 @@ TABLE_FILE, MARKDOWN_FILE = "table.json", "table.md"
 @dataclass
 class Outcome:
     """The results so far. evaluations: evaluation.json by measurement, see `Row.measurement`, and seed. missing:
-    reasons for those that there will not be."""
+    reasons for those that there will not be. known: values that stand beside them."""
 
     experiment: Experiment
     seeds: int
     evaluations: dict[tuple[str, int], Path] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    known: Known | None = None
 
 
 def write_table(out: Path, outcome: Outcome, budget: Mapping[str, Any]) -> Path:
@@ -40,13 +42,20 @@ def write_table(out: Path, outcome: Outcome, budget: Mapping[str, Any]) -> Path:
 
 
 def tabulate(outcome: Outcome, budget: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of table.json: rows with a score's values by seed, and claims with their verdicts."""
-    experiment = outcome.experiment
+    """The content of table.json: rows with a score's values by seed, and claims with their verdicts. Raises
+    EvaluationError where known values were measured on other data."""
+    experiment, known = outcome.experiment, outcome.known
     found: dict[tuple[str, int], dict[str, Any]] = {
         key: json.loads(path.read_bytes()) for key, path in outcome.evaluations.items()
     }
+    evaluated = next((evaluation["data"] for evaluation in found.values()), known.evaluated if known else None)
+    if known is not None and evaluated is not None:
+        known.check_data(evaluated)
     scores = {
-        row.key: [_scores(row, found.get((row.measurement, seed))) for seed in range(outcome.seeds)]
+        row.key: [
+            (known.scores(row, seed) if known else {}) | _scores(row, found.get((row.measurement, seed)))
+            for seed in range(outcome.seeds)
+        ]
         for row in experiment.rows
     }
     return {
@@ -57,7 +66,7 @@ def tabulate(outcome: Outcome, budget: Mapping[str, Any]) -> dict[str, Any]:
         "seeds": outcome.seeds,
         "variant": experiment.variant,
         "budget": dict(budget),
-        "evaluated": next((evaluation["data"] for evaluation in found.values()), None),
+        "evaluated": evaluated,
         "rows": [_row(experiment, row, scores[row.key]) for row in experiment.rows],
         "claims": [entry for claim in experiment.claims for entry in _claim(experiment, claim, scores)],
         "missing": outcome.missing,
