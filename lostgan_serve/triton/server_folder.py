@@ -20,6 +20,9 @@ from lostgan_serve.errors import ServerError
 
 SHARED_MEMORY = Path("/dev/shm")
 
+MORE_SHARED_MEMORY = "give this machine or container more shared memory (for a container: --shm-size)"
+"""What to do where it is full."""
+
 _PREFIX = "lostgan-serve-"
 
 
@@ -73,8 +76,8 @@ def writing_shared_memory() -> Iterator[None]:
         yield
     except OSError as error:
         raise ServerError(
-            f"{SHARED_MEMORY}: a server's files cannot be written there ({error.strerror or error}); give this machine "
-            "or container more shared memory (for a container: --shm-size)"
+            f"{SHARED_MEMORY}: a server's files cannot be written there ({error.strerror or error}); "
+            f"{MORE_SHARED_MEMORY}"
         ) from error
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import IO
 
 from lostgan_serve.progress import Progress
+from lostgan_serve.triton.server_folder import MORE_SHARED_MEMORY, SHARED_MEMORY
 
 _KEPT_LINES = 200
 _READ_S = 5.0
@@ -17,6 +18,8 @@ _PROBLEM = re.compile(r"[WE]\d{4} |\S*error: ", re.IGNORECASE)
 _ANY_LEVEL = re.compile(r"[IWEF]\d{4} ")
 _HARMLESS = ("pinned system memory", "CudaDriverHelper", "NVML", "DCGM")  # what every machine without a GPU is told
 _LOADING, _LOADED = re.compile(r'"loading: (.+):\d+"'), re.compile(r"\"successfully loaded '(.+)'\"")
+_MEMORY_FULL = "increase the shared memory pool size"
+_LONGEST = 500  # characters
 _REASONS = (
     r"failed to load '.+?' version \d+: .+",
     r"(?i:\w*error: .+)",
@@ -65,7 +68,7 @@ class ServerLog:
         lines = [line for line in list(self._lines) if not _is_harmless(line)]
         for pattern in _REASONS:
             if found := next((match for line in lines if (match := re.search(pattern, line))), None):
-                return found[0].partition(r"\n")[0].rstrip('"')
+                return _shortened(found[0].partition(r"\n")[0].rstrip('"'))
         return self.last_line()
 
     def join(self) -> None:
@@ -91,6 +94,13 @@ class ServerLog:
                 self._held_back.append(line)
             elif is_problem or self._verbose:
                 self._progress.note(line)
+
+
+def _shortened(reason: str) -> str:
+    """A reason that a terminal has room for: Triton's may say the same for each layout of a batch."""
+    if _MEMORY_FULL in reason:
+        return f"{SHARED_MEMORY} is full; {MORE_SHARED_MEMORY}"
+    return reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} ..."
 
 
 def _is_harmless(line: str) -> bool:
