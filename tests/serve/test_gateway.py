@@ -6,7 +6,9 @@ import gzip
 import http.client
 import json
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,8 @@ import numpy as np
 import pytest
 import tritonclient.http as triton_http
 from tritonclient import grpc as triton_grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from conftest import Cli, fails_in_one_line
 from lostgan_serve.contract import INPUT_NAMES, OUTPUT_NAMES
@@ -24,6 +28,7 @@ from lostgan_serve.errors import RequestError, ServerError
 from lostgan_serve.progress import SILENT
 from lostgan_serve.runners.onnxrt import OnnxRunner
 from lostgan_serve.runners.triton import TritonRunner
+from lostgan_serve.runners.triton.grpc_transport import infer_request
 from lostgan_serve.runners.triton.transport import triton_type
 from lostgan_serve.triton.addresses import LOOPBACK, find_addresses
 from lostgan_serve.triton.check import check
@@ -265,6 +270,25 @@ def test_inferences_beyond_the_queue_are_refused(gateway: Callable[..., Settings
             pytest.raises(ServerError, match=r"queue is full|maximum queue"),
         ):
             runner.run(layouts(), ["image"])
+
+
+def test_many_calls_of_one_connection_are_answered_or_told_of_the_queue(gateway: Callable[..., Settings]) -> None:
+    """gRPC would reset the streams of those beyond its own limit."""
+    settings = gateway(waiting=16)
+    message = infer_request(pb, MODEL, layouts(), ["image"])
+    with grpc.insecure_channel(f"{LOOPBACK}:{settings.grpc_port}") as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+        def outcome(_: int) -> str:
+            try:
+                stub.ModelInfer(message, timeout=60)
+            except grpc.RpcError as error:
+                return str(error.details())
+            return "answered"
+
+        with ThreadPoolExecutor(300) as pool:
+            outcomes = Counter(outcome.partition(":")[0] for outcome in pool.map(outcome, range(900)))
+    assert outcomes.keys() == {"answered", "Exceeds maximum queue size"}
 
 
 # Who can reach it

@@ -81,7 +81,7 @@ def checked(spec: TensorSpec, batch: int, datatype: object, shape: object, data:
 
 def error_kind(text: str) -> Kind | None:
     """The kind of a fault that Triton tells of by words more clearly than by a status."""
-    if "Exceeds maximum queue size" in text:
+    if "Exceeds maximum queue size" in text or "RST_STREAM with error code 7" in text:  # 7: too many calls at a time
         return Kind.BUSY
     if "Stub process" in text:  # the Python backend's, which is started again
         return Kind.AWAY

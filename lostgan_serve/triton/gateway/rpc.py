@@ -32,7 +32,7 @@ _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # values of an enumeration
 _HANDSHAKE_S, _IDLE_S = 10, 60
 _METADATA_BYTES = 2**14
 _IDENTITY_ALONE = 1  # of the algorithms of compression: a message may not grow in memory
-_CALLS_OF_A_CONNECTION = 128
+_CALLS_OF_A_CONNECTION = 512  # well beyond the queue, which says why it refuses; gRPC resets streams without a word
 
 
 async def grpc_server(settings: Settings, backend: Backend) -> Any:
