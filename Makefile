@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-long faults fuzz sbom audit lint clean
+.PHONY: demo test test-fast test-long faults fuzz pictures sbom audit lint clean
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
@@ -26,6 +26,10 @@ faults: .venv/installed
 COUNT ?= 20000
 fuzz: .venv/installed
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(TARGETS) --count $(COUNT)
+
+# Those of README and docs/ that show what the bundled 128 px model generates, for a look at their difference.
+pictures: .venv/installed
+	PYTHONPATH=tests $(BIN)/python tests/pictures.py
 
 # Of what is in .venv. The tools have an environment of their own there, which is none of its packages.
 sbom: .venv/audit-tools/bin/pip-audit
