@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import shutil
@@ -256,6 +257,18 @@ def test_next_start_removes_what_killed_servers_left(server: Endpoints, tiny_rep
         assert shared_memory(running.pid) == before
         assert is_ready(server.http)
         running.terminate()
+
+
+def test_what_dies_while_a_server_runs_leaves_nothing_after_it() -> None:
+    """The processes of a server that was killed hold its folder for a moment still."""
+    dying = SHARED_MEMORY / "lostgan-serve-1-11111111"
+    dying.mkdir()
+    lock = os.open(dying, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with server_folder():
+        assert dying.is_dir()
+        os.close(lock)
+    assert not dying.exists()
 
 
 def test_other_users_folders_are_left_to_them() -> None:
