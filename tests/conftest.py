@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from browser import EditorPage, EditorServer
+    from lostgan_serve.runners import Runner
     from lostgan_train.data import Source
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
@@ -113,6 +114,24 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: P
 def tiny_model(tiny_repository: Path) -> Path:
     """The model.onnx in that repository."""
     return tiny_repository / "lostgan_128" / "1" / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def synthesizer(tiny_model: Path) -> Iterator[Runner]:
+    """A runner of that model, with one thread."""
+    from lostgan_serve.runners import open_runner
+
+    opened = open_runner("onnxrt", tiny_model, threads=1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def made(synthesizer: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, see `synthesizing.make_set`."""
+    from synthesizing import make_set
+
+    return make_set(tmp_path_factory.mktemp("synthesized") / "set", synthesizer)
 
 
 @pytest.fixture(scope="session")

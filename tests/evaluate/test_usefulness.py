@@ -24,7 +24,7 @@ from lostgan_evaluate.experiments.usefulness_rows import Budget, Study
 from lostgan_evaluate.experiments.usefulness_table import markdown, plot, tabulate
 from lostgan_serve.errors import DataError, EvaluationError, LostganError
 from lostgan_serve.progress import Advance
-from lostgan_serve.runners import Runner, open_runner
+from lostgan_serve.runners import Runner
 from lostgan_serve.synthesize.recipe import Recipe
 from lostgan_train.data import open_data
 from lostgan_train.semi_supervised.pseudo_labels import detect
@@ -37,13 +37,6 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("held-out") / "scenes"
     write_dataset(folder, 8, 64, workers=1, held_out=True)
     return folder
-
-
-@pytest.fixture(scope="module")
-def runner(tiny_model: Path) -> Iterator[Runner]:
-    runner = open_runner("onnxrt", tiny_model, threads=1)
-    yield runner
-    runner.close()
 
 
 @pytest.fixture
@@ -105,11 +98,11 @@ def test_held_out_images_may_not_be_learnt_from(tmp_path: Path, scenes: Path, he
 
 
 def test_generated_images_have_the_layouts_of_the_share_alone(
-    material: Material, runner: Runner, tmp_path: Path
+    material: Material, synthesizer: Runner, tmp_path: Path
 ) -> None:
     """Read as real images are: the same labels and boxes, in the vocabulary of the real ones."""
     share = material.share(50, seed=0)
-    made = synthetic(share, Recipe(per_layout=2), "drawn", tmp_path / "set", runner)
+    made = synthetic(share, Recipe(per_layout=2), "drawn", tmp_path / "set", synthesizer)
     records = json.loads((tmp_path / "set" / "annotations" / "instances.json").read_text("utf-8"))["images"]
     layouts = {Path(record["file_name"]).name: record["layout"] for record in records}
     assert len(layouts) == 2 * len(share.examples)
@@ -126,13 +119,13 @@ def test_generated_images_have_the_layouts_of_the_share_alone(
             assert any(box == pytest.approx(one, abs=1e-4) for one in boxes[label])
 
 
-def test_labels_of_a_set_of_ones_own_keep_their_ids(tmp_path: Path, runner: Runner) -> None:
+def test_labels_of_a_set_of_ones_own_keep_their_ids(tmp_path: Path, synthesizer: Runner) -> None:
     """The model knows cars as 23, the set as 2."""
     categories = [{"id": 7, "name": "sky"}, {"id": 9, "name": "car"}]
     objects = [(7, [0, 0, 100, 50]), (9, [0, 50, 50, 50]), (9, [50, 50, 50, 50])]
     annotations = [box_of(10 * k + n, k, *one) for k in (1, 2) for n, one in enumerate(objects)]
     source = open_data(write_coco(tmp_path / "own", [image_of(1), image_of(2)], annotations, categories))
-    made = synthetic(source, Recipe(), "drawn", tmp_path / "set", runner)
+    made = synthetic(source, Recipe(), "drawn", tmp_path / "set", synthesizer)
     assert made
     assert {label for example in made for label in example.labels} == {1, 2}
 
@@ -149,12 +142,12 @@ def a_study(scenes: Path, held_out: Path, out: Path, **changes: Any) -> Study:
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny_detector")
 def test_the_experiment_goes_on_where_it_was(
-    scenes: Path, held_out: Path, runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenes: Path, held_out: Path, synthesizer: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted after a detector has learnt and before it was tested, it ends with the figures of one that was not,
     and each network has been trained once."""
     whole = Counted()
-    expected = json.loads(run(a_study(scenes, held_out, tmp_path / "whole"), runner, whole).read_text())
+    expected = json.loads(run(a_study(scenes, held_out, tmp_path / "whole"), synthesizer, whole).read_text())
     assert whole.totals("detector") == [2] * 6, "as many updates for every row"
     assert whole.totals("learning labels") == [3] * 6
     assert whole.lines[0] == "row 1 of 6: 50%, real alone, seed 0"
@@ -168,37 +161,37 @@ def test_the_experiment_goes_on_where_it_was(
 
     monkeypatch.setattr(f"{usefulness_learning.__name__}.detect", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run(study, runner, first := Counted())
+        run(study, synthesizer, first := Counted())
     early = json.loads((study.out / "usefulness.json").read_text())
     assert len(early["missing"]) == 4
     assert "**Not measured yet:** 100-alone, seed 0; " in (study.out / "usefulness.md").read_text()
     (done_elsewhere,) = (tmp_path / "whole" / "rows").glob("100-generated-tight-*.json")
     second = Counted()
     second.on_note["row 5 of 6"] = lambda: shutil.copy(done_elsewhere, study.out / "rows")
-    table = run(study, runner, second)
+    table = run(study, synthesizer, second)
     assert json.loads(table.read_text()) == expected
     assert first.totals("detector") + second.totals("detector") == [2] * 5, "another process measured the sixth"
     assert not any((study.out / "networks").iterdir()), "hundreds of megabytes a row"
 
     kept = {file: file.stat().st_mtime_ns for file in (study.out / "rows").iterdir()}
-    run(study, runner, third := Counted())
+    run(study, synthesizer, third := Counted())
     assert not third.begun, "nothing is left to train or to measure"
     longer = replace(study, budget=replace(study.budget, steps=3), shares=(100,))
-    run(longer, runner, fourth := Counted())
+    run(longer, synthesizer, fourth := Counted())
     assert fourth.totals("detector") == [3] * 4
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     next(iter(kept)).write_text("{")
     with pytest.raises(EvaluationError, match=r"\.json: damaged .*delete it"):
-        run(study, runner)
+        run(study, synthesizer)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny_detector")
-def test_rows_of_generated_images(scenes: Path, held_out: Path, runner: Runner, tmp_path: Path) -> None:
+def test_rows_of_generated_images(scenes: Path, held_out: Path, synthesizer: Runner, tmp_path: Path) -> None:
     """Each row says how many images it saw; tight boxes are those of masks; the row with drawn ones alone takes the
     images that were added to the real ones."""
     study = a_study(scenes, held_out, tmp_path / "out", shares=(100,), count=5)
-    table = json.loads(run(study, runner).read_text())
+    table = json.loads(run(study, synthesizer).read_text())
     counts = {row["row"]: (row["real_images"], row["generated_images"]) for row in table["rows"]}
     made = counts["100-1x"][1]
     real = table["real_images"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,45 +15,33 @@ from conftest import EXAMPLES, Cli, fails_in_one_line
 from lostgan_serve.errors import OutputError
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import generate
-from lostgan_serve.runners import Runner, open_runner
+from lostgan_serve.runners import Runner
 from lostgan_serve.synthesize.making import synthesize
 from lostgan_serve.synthesize.recipe import Choices, Filters
-from synthesizing import a_plan, instances, make_set
+from synthesizing import a_plan, instances
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def runner(tiny_model: Path) -> Iterator[Runner]:
-    opened = open_runner("onnxrt", tiny_model, threads=1)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def made(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_set(tmp_path_factory.mktemp("synthesized") / "set", runner)
 
 
 # what a data set holds
 
 
-def test_images_are_those_that_generate_makes(made: Path, runner: Runner) -> None:
-    plan, records = a_plan(runner), instances(made)["images"]
+def test_images_are_those_that_generate_makes(made: Path, synthesizer: Runner) -> None:
+    plan, records = a_plan(synthesizer), instances(made)["images"]
     for record in records:
         layout = plan.row(record["plan_row"]).with_style(0, record["attempt"])
         assert layout.seed == record["seed"]
-        (result,) = generate([layout], runner)
+        (result,) = generate([layout], synthesizer)
         assert (np.asarray(Image.open(made / "images" / record["file_name"])) == result.image).all()
     assert [record["plan_row"] for record in records] == list(range(14))
 
 
-def test_annotations_are_the_object_map_s(made: Path, runner: Runner) -> None:
-    plan, found = a_plan(runner), instances(made)
+def test_annotations_are_the_object_map_s(made: Path, synthesizer: Runner) -> None:
+    plan, found = a_plan(synthesizer), instances(made)
     names = {category["id"]: category["name"] for category in found["categories"]}
     for record in found["images"]:
         layout = plan.row(record["plan_row"]).layout
-        (result,) = generate([replace(layout, seed=record["seed"], style=None)], runner)
+        (result,) = generate([replace(layout, seed=record["seed"], style=None)], synthesizer)
         own = [one for one in found["annotations"] if one["image_id"] == record["id"]]
         assert result.object_map is not None
         seen = [slot for slot in range(len(layout.objects)) if (result.object_map == slot).any()]
@@ -147,10 +134,10 @@ def test_yolo_boxes_are_coco_s(made: Path) -> None:
         assert np.abs(detections.xyxy - np.array(corners)).max() < 1e-2
 
 
-def test_yolo_polygons_cover_the_segments(runner: Runner, tmp_path: Path) -> None:
+def test_yolo_polygons_cover_the_segments(synthesizer: Runner, tmp_path: Path) -> None:
     import cv2
 
-    synthesize(a_plan(runner), str(tmp_path / "set"), runner, Choices(("coco", "yolo-seg"), "webp", "drawn"))
+    synthesize(a_plan(synthesizer), str(tmp_path / "set"), synthesizer, Choices(("coco", "yolo-seg"), "webp", "drawn"))
     found = instances(tmp_path / "set")
     assert all(one["bbox"] == one["drawn_box"] for one in found["annotations"])
     for record in found["images"]:
@@ -168,9 +155,9 @@ def test_yolo_polygons_cover_the_segments(runner: Runner, tmp_path: Path) -> Non
 # filters
 
 
-def test_refused_images_are_generated_in_other_styles(runner: Runner, tmp_path: Path) -> None:
-    plan = a_plan(runner, filters=Filters(duplicates=30), attempts=5)
-    counts = synthesize(plan, str(tmp_path / "set"), runner)
+def test_refused_images_are_generated_in_other_styles(synthesizer: Runner, tmp_path: Path) -> None:
+    plan = a_plan(synthesizer, filters=Filters(duplicates=30), attempts=5)
+    counts = synthesize(plan, str(tmp_path / "set"), synthesizer)
     records = instances(tmp_path / "set")["images"]
     assert counts["duplicates"] > 0
     assert counts["images"] == len(records) == len(plan) - counts["given up"]
@@ -182,12 +169,12 @@ def test_refused_images_are_generated_in_other_styles(runner: Runner, tmp_path: 
     assert counts["duplicates"] == attempts - len(records)
 
 
-def test_agreement_of_mask_and_box(runner: Runner, tmp_path: Path) -> None:
+def test_agreement_of_mask_and_box(synthesizer: Runner, tmp_path: Path) -> None:
     plain, strict = tmp_path / "plain", tmp_path / "strict"
-    synthesize(a_plan(runner), str(plain), runner)
-    counts = synthesize(a_plan(runner, filters=Filters(agreement=0.4), attempts=1), str(strict), runner)
+    synthesize(a_plan(synthesizer), str(plain), synthesizer)
+    counts = synthesize(a_plan(synthesizer, filters=Filters(agreement=0.4), attempts=1), str(strict), synthesizer)
     kept = {record["plan_row"] for record in instances(strict)["images"]}
-    plan, found = a_plan(runner), instances(plain)
+    plan, found = a_plan(synthesizer), instances(plain)
     for record in found["images"]:
         own = [one for one in found["annotations"] if one["image_id"] == record["id"]]
         boxes = [(one["drawn_box"], one["tight_box"]) for one in own]
@@ -201,10 +188,10 @@ def iou(one: list[float], other: list[float]) -> float:
     return float(coco.iou(np.array([one], float), np.array([other], float), [0])[0, 0])
 
 
-def test_a_classifier_and_a_detector_score_objects(runner: Runner, tmp_path: Path) -> None:
+def test_a_classifier_and_a_detector_score_objects(synthesizer: Runner, tmp_path: Path) -> None:
     import torch
 
-    labels = len(runner.manifest.vocabulary)
+    labels = len(synthesizer.manifest.vocabulary)
 
     class Bright(torch.nn.Module):
         """Sure of every label in crops that are bright, of none in dark ones."""
@@ -229,17 +216,17 @@ def test_a_classifier_and_a_detector_score_objects(runner: Runner, tmp_path: Pat
     whole_sky = Layout.parse({"objects": [{"label": "sky", "box": [0, 0, 1, 1]}]})
     half_sky = Layout.parse({"objects": [{"label": "sky", "box": [0, 0, 0.6, 0.6]}]})
     for least, kept in ((0.6, [0]), (0.8, [])):
-        plan = a_plan(runner, [whole_sky, half_sky], per_layout=1, filters=Filters(score=least), attempts=2)
+        plan = a_plan(synthesizer, [whole_sky, half_sky], per_layout=1, filters=Filters(score=least), attempts=2)
         folder = tmp_path / f"set-{least}"
-        counts = synthesize(plan, str(folder), runner, Choices(scorer=sees))
+        counts = synthesize(plan, str(folder), synthesizer, Choices(scorer=sees))
         assert [record["plan_row"] for record in instances(folder)["images"]] == kept
         assert counts["score"] == 2 * (2 - len(kept))
     with pytest.raises(OutputError, match="its scorer differ"):
-        synthesize(plan, str(folder), runner, Choices(scorer=bright))
-    plan = a_plan(runner, [whole_sky], per_layout=12, filters=Filters(score=0.9), attempts=1)
-    synthesize(plan, str(tmp_path / "bright"), runner, Choices(scorer=bright))
+        synthesize(plan, str(folder), synthesizer, Choices(scorer=bright))
+    plan = a_plan(synthesizer, [whole_sky], per_layout=12, filters=Filters(score=0.9), attempts=1)
+    synthesize(plan, str(tmp_path / "bright"), synthesizer, Choices(scorer=bright))
     kept = [record["plan_row"] for record in instances(tmp_path / "bright")["images"]]
-    images = [next(generate([row.with_style(0, 0)], runner)).image for row in plan.rows()]
+    images = [next(generate([row.with_style(0, 0)], synthesizer)).image for row in plan.rows()]
     small = [
         np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR))
         for image in images

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +17,36 @@ import pytest
 from conftest import EXAMPLES, Cli, fails_in_one_line, run_cli, tree
 from lostgan_serve.contract import Tensors
 from lostgan_serve.errors import OutputError
-from lostgan_serve.runners import Runner, open_runner
+from lostgan_serve.runners import Runner
 from lostgan_serve.synthesize.making import synthesize
 from lostgan_serve.synthesize.recipe import Choices
 from lostgan_serve.synthesize.store import open_store
 from servers import until
-from synthesizing import FORMATS, LAYOUTS, a_plan, instances, make_set
+from synthesizing import FORMATS, LAYOUTS, a_plan, instances
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def runner(tiny_model: Path) -> Iterator[Runner]:
-    opened = open_runner("onnxrt", tiny_model, threads=1)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def made(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_set(tmp_path_factory.mktemp("synthesized") / "set", runner)
-
-
-def test_the_same_call_does_nothing_more_and_another_is_refused(made: Path, runner: Runner) -> None:
+def test_the_same_call_does_nothing_more_and_another_is_refused(made: Path, synthesizer: Runner) -> None:
     before, times = tree(made), {path: path.stat().st_mtime_ns for path in made.rglob("*.png")}
-    synthesize(a_plan(runner), str(made), runner, Choices(FORMATS))
+    synthesize(a_plan(synthesizer), str(made), synthesizer, Choices(FORMATS))
     assert tree(made) == before
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*.png")} == times
     with pytest.raises(OutputError, match=r"holds another data set \(its plan differ"):
-        synthesize(a_plan(runner, seed=1), str(made), runner, Choices(FORMATS))
+        synthesize(a_plan(synthesizer, seed=1), str(made), synthesizer, Choices(FORMATS))
     with pytest.raises(OutputError, match="its formats differ"):
-        synthesize(a_plan(runner), str(made), runner, Choices(("coco",)))
+        synthesize(a_plan(synthesizer), str(made), synthesizer, Choices(("coco",)))
     assert tree(made) == before
 
 
-def test_options_of_a_run_without_any_shard_bind_nobody(runner: Runner, tmp_path: Path) -> None:
+def test_options_of_a_run_without_any_shard_bind_nobody(synthesizer: Runner, tmp_path: Path) -> None:
     folder = str(tmp_path / "set")
     with pytest.raises(OutputError, match="gone"):
-        synthesize(a_plan(runner), folder, Broken(runner, 0))
-    synthesize(a_plan(runner, seed=1, shard_size=7), folder, runner, Choices(("yolo",)))
+        synthesize(a_plan(synthesizer), folder, Broken(synthesizer, 0))
+    synthesize(a_plan(synthesizer, seed=1, shard_size=7), folder, synthesizer, Choices(("yolo",)))
     with pytest.raises(OutputError, match="gone"):
-        synthesize(a_plan(runner, seed=2), folder, Broken(runner, 0), Choices(("yolo",), append=True))
-    counts = synthesize(a_plan(runner, seed=3), folder, runner, Choices(("yolo",), append=True))
+        synthesize(a_plan(synthesizer, seed=2), folder, Broken(synthesizer, 0), Choices(("yolo",), append=True))
+    counts = synthesize(a_plan(synthesizer, seed=3), folder, synthesizer, Choices(("yolo",), append=True))
     assert counts["images"] == 14
     runs = json.loads((tmp_path / "set" / "dataset.json").read_text("utf-8"))
     assert [run["seed"] for run in runs] == [1, 3]
@@ -85,10 +72,10 @@ def _write_shard(stage: Path, text: str) -> None:
         (stage / name).write_text(text, "utf-8")
 
 
-def test_files_of_others_are_left_alone(runner: Runner, tmp_path: Path) -> None:
+def test_files_of_others_are_left_alone(synthesizer: Runner, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", "utf-8")
     with pytest.raises(OutputError, match=r"holds other files \(mine.txt"):
-        synthesize(a_plan(runner), str(tmp_path), runner)
+        synthesize(a_plan(synthesizer), str(tmp_path), synthesizer)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -110,13 +97,13 @@ class Broken:
 
 
 @pytest.mark.parametrize("after", range(4))
-def test_a_call_that_failed_goes_on(after: int, made: Path, runner: Runner, tmp_path: Path) -> None:
+def test_a_call_that_failed_goes_on(after: int, made: Path, synthesizer: Runner, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     with pytest.raises(OutputError, match="gone"):
-        synthesize(a_plan(runner), str(folder), Broken(runner, after), Choices(FORMATS))
+        synthesize(a_plan(synthesizer), str(folder), Broken(synthesizer, after), Choices(FORMATS))
     assert not (folder / "annotations").exists()
     assert not list(folder.glob(".*"))
-    synthesize(a_plan(runner), str(folder), runner, Choices(FORMATS))
+    synthesize(a_plan(synthesizer), str(folder), synthesizer, Choices(FORMATS))
     assert tree(folder) == tree(made)
 
 
@@ -160,31 +147,31 @@ def test_kills_at_random_moments_change_nothing(tiny_model: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b'{"counts":1}\n', b"\xff", None])
-def test_a_damaged_part_is_named(damage: bytes | None, made: Path, runner: Runner, tmp_path: Path) -> None:
+def test_a_damaged_part_is_named(damage: bytes | None, made: Path, synthesizer: Runner, tmp_path: Path) -> None:
     """Damage None: the end is cut off. Without the part, its shard is made again as it was."""
     folder = Path(shutil.copytree(made, tmp_path / "set"))
     part = folder / "parts" / "00001.jsonl"
     part.write_bytes(part.read_bytes()[:-100] if damage is None else damage)
-    plan = a_plan(runner, LAYOUTS[:2])
+    plan = a_plan(synthesizer, LAYOUTS[:2])
     with pytest.raises(OutputError, match=r"parts/00001.jsonl: (damaged|cannot be read)"):
-        synthesize(plan, str(folder), runner, Choices(FORMATS, append=True))
+        synthesize(plan, str(folder), synthesizer, Choices(FORMATS, append=True))
     part.unlink()
-    synthesize(a_plan(runner), str(folder), runner, Choices(FORMATS))
+    synthesize(a_plan(synthesizer), str(folder), synthesizer, Choices(FORMATS))
     assert part.read_bytes() == (made / "parts" / "00001.jsonl").read_bytes()
 
 
-def test_two_at_a_time_are_refused(runner: Runner, tmp_path: Path) -> None:
+def test_two_at_a_time_are_refused(synthesizer: Runner, tmp_path: Path) -> None:
     from lostgan_serve.synthesize.store import open_store
 
     with open_store(str(tmp_path / "set")).locked(), pytest.raises(OutputError, match="another process writes to it"):
-        synthesize(a_plan(runner), str(tmp_path / "set"), runner)
+        synthesize(a_plan(synthesizer), str(tmp_path / "set"), synthesizer)
 
 
-def test_appended_runs_merge_with_ids_that_stay(made: Path, runner: Runner, tmp_path: Path) -> None:
+def test_appended_runs_merge_with_ids_that_stay(made: Path, synthesizer: Runner, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     shutil.copytree(made, folder)
-    first, again = instances(folder), a_plan(runner, LAYOUTS[:3], seed=5)
-    synthesize(again, str(folder), runner, Choices(FORMATS, append=True))
+    first, again = instances(folder), a_plan(synthesizer, LAYOUTS[:3], seed=5)
+    synthesize(again, str(folder), synthesizer, Choices(FORMATS, append=True))
     both = instances(folder)
     assert both["images"][:14] == first["images"]
     assert both["annotations"][: len(first["annotations"])] == first["annotations"]
@@ -193,11 +180,11 @@ def test_appended_runs_merge_with_ids_that_stay(made: Path, runner: Runner, tmp_
         assert len({record["id"] for record in records}) == len(records)
     assert all((folder / "images" / record["file_name"]).is_file() for record in both["images"])
     before = tree(folder)
-    synthesize(again, str(folder), runner, Choices(FORMATS, append=True))  # it is there: nothing is appended twice
-    synthesize(a_plan(runner), str(folder), runner, Choices(FORMATS))
+    synthesize(again, str(folder), synthesizer, Choices(FORMATS, append=True))  # it is there: nothing is appended twice
+    synthesize(a_plan(synthesizer), str(folder), synthesizer, Choices(FORMATS))
     assert tree(folder) == before
     with pytest.raises(OutputError, match="its image is png, and --append cannot change it to webp"):
-        synthesize(a_plan(runner, seed=9), str(folder), runner, Choices(FORMATS, "webp", append=True))
+        synthesize(a_plan(synthesizer, seed=9), str(folder), synthesizer, Choices(FORMATS, "webp", append=True))
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_finishes(
