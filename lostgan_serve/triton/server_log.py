@@ -18,7 +18,7 @@ _PROBLEM = re.compile(r"[WE]\d{4} |\S*error: ", re.IGNORECASE)
 _ANY_LEVEL = re.compile(r"[IWEF]\d{4} ")
 _HARMLESS = ("pinned system memory", "CudaDriverHelper", "NVML", "DCGM")  # what every machine without a GPU is told
 _LOADING, _LOADED = re.compile(r'"loading: (.+):\d+"'), re.compile(r"\"successfully loaded '(.+)'\"")
-_MEMORY_FULL = "increase the shared memory pool size"
+_MEMORY_FULL = "to control the shared memory region size"
 _LONGEST = 500  # characters
 _REASONS = (
     r"failed to load '.+?' version \d+: .+",
