@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from lostgan_serve.files import parse_json
@@ -40,4 +41,4 @@ class Part:
         if not whole:
             raise ValueError("lines are missing")
         rest = iter(lines)
-        return cls(counts, {name: [next(rest) for _ in range(length)] for name, length in lengths.items()})
+        return cls(counts, {name: list(islice(rest, length)) for name, length in lengths.items()})

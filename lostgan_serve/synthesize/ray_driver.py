@@ -121,7 +121,7 @@ def _quiet_home(folder: Path) -> Iterator[None]:
     """Give Ray's own processes a home with a file in it that keeps them from asking the addresses of three clouds in
     which of them they run, which they do even where they report nothing."""
     (folder / "ray_bootstrap_config.yaml").write_text("{}\n", "utf-8")
-    home = os.environ.pop("HOME", None)
+    home = os.environ.get("HOME")
     os.environ["HOME"] = str(folder)
     try:
         yield

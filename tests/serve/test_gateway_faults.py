@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,19 @@ pytestmark = pytest.mark.slow
 def local(tiny_model: Path) -> Iterator[OnnxRunner]:
     with closing(OnnxRunner(tiny_model)) as runner:
         yield runner
+
+
+@contextmanager
+def serving_a_model_of(code: str, mark: Path, repository: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """See `serving`; of a copy of the repository, whose model's code is another. mark: the path of {mark!r} in it."""
+    copy = Path(shutil.copytree(repository, mark.with_name("repository")))
+    (copy / MODEL / "1" / "model.py").write_text(code.replace("{mark!r}", repr(str(mark))), encoding="utf-8")
+    process, endpoints = serving(copy)
+    try:
+        yield process, endpoints
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 MISBEHAVING = """
@@ -61,11 +75,9 @@ DEEDS = {
 def test_a_model_that_goes_wrong_is_unready_and_started_again(
     reason: str, tiny_repository: Path, tmp_path: Path
 ) -> None:
-    repository, mark = Path(shutil.copytree(tiny_repository, tmp_path / "repository")), tmp_path / "mark"
-    code = MISBEHAVING.replace("{mark!r}", repr(str(mark))).replace("{deed}", DEEDS[reason])
-    (repository / MODEL / "1" / "model.py").write_text(code, encoding="utf-8")
-    process, (http_, _, metrics) = serving(repository)
-    try:
+    mark = tmp_path / "mark"
+    code = MISBEHAVING.replace("{deed}", DEEDS[reason])
+    with serving_a_model_of(code, mark, tiny_repository) as (process, (http_, _, metrics)):
         time.sleep(1)  # the first probe has its answer
         mark.touch()
         began = time.monotonic()
@@ -78,9 +90,6 @@ def test_a_model_that_goes_wrong_is_unready_and_started_again(
         assert told[-1].startswith("tritonserver is ready again")
         assert asked(http_, "/v2/health/ready")[0] == 200
         assert "lostgan_serve_restarts_total 1" in asked(metrics, "/metrics")[1].decode()
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -120,10 +129,8 @@ def styled(value: float) -> dict[str, Array]:
 
 def test_an_answer_to_another_request_is_not_passed_on(tiny_repository: Path, tmp_path: Path) -> None:
     """Each answer is that to the request before, as those of Triton's backend are once it has missed one."""
-    repository, mark = Path(shutil.copytree(tiny_repository, tmp_path / "repository")), tmp_path / "mark"
-    (repository / MODEL / "1" / "model.py").write_text(LATE.replace("{mark!r}", repr(str(mark))), encoding="utf-8")
-    process, (http_, grpc_, metrics) = serving(repository)
-    try:
+    mark = tmp_path / "mark"
+    with serving_a_model_of(LATE, mark, tiny_repository) as (_, (http_, grpc_, metrics)):
         with (
             closing(TritonRunner(f"http://{http_}", MODEL, patience_s=0)) as over_http,
             closing(TritonRunner(f"grpc://{grpc_}", MODEL, patience_s=0)) as over_grpc,
@@ -137,6 +144,3 @@ def test_an_answer_to_another_request_is_not_passed_on(tiny_repository: Path, tm
             with pytest.raises(ServerError, match="another request"):
                 over_grpc.run(styled(3), ["image", "masks"])
         assert 'reason="another request\'s answer"' in asked(metrics, "/metrics")[1].decode()
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)

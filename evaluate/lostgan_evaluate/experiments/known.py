@@ -54,11 +54,6 @@ class Known:
             where = ".".join(map(str, error.errors()[0]["loc"]))
             raise EvaluationError(f"{source}: no table.json of `experiment` ({where}); give one") from None
 
-    @property
-    def evaluated(self) -> dict[str, Any] | None:
-        """The data that the values were measured on."""
-        return self.table.evaluated
-
     def scores(self, row: Row, seed: int) -> dict[str, dict[str, Any]]:
         """The scores of a row with a seed. Parts by label are means over seeds, which the table has alone."""
         found = next((each.scores for each in self.table.rows if each.row == row.key), {})
@@ -74,7 +69,10 @@ class Known:
         own = {"experiment": experiment.name, "variant": experiment.variant}
         for name, value in own.items():
             if getattr(self.table, name) != value:
-                raise EvaluationError(f"{self.source}: its {name} is {getattr(self.table, name)}, not {value}")
+                raise EvaluationError(
+                    f"{self.source}: its {name} is {getattr(self.table, name)}, not {value}; give a table that fits, "
+                    "or do without --known"
+                )
         wanted = json.loads(json.dumps(budget))
         for name in sorted(wanted.keys() | self.table.budget.keys()):
             if (found := self.table.budget.get(name)) != wanted.get(name):
@@ -83,7 +81,14 @@ class Known:
                     "without --known"
                 )
 
-    def check_data(self, evaluated: Mapping[str, Any]) -> None:
-        """Raise EvaluationError where values were measured on other data."""
-        if self.evaluated is not None and self.evaluated != json.loads(json.dumps(evaluated)):
-            raise EvaluationError(f"{self.source}: was measured on {self.evaluated}, not on {evaluated}")
+    def same_data(self, evaluated: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """The data that all values were measured on. evaluated: that of new ones, None without any. Raises
+        EvaluationError where known ones were measured on other data."""
+        found = self.table.evaluated
+        if found is None or evaluated is None:
+            return evaluated or found
+        if found != evaluated:
+            raise EvaluationError(
+                f"{self.source}: was measured on {found}, not on {evaluated}; give the same --held-out"
+            )
+        return evaluated

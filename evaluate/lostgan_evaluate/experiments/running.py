@@ -15,7 +15,7 @@ from lostgan_evaluate.contents import content_of
 from lostgan_evaluate.evaluation import EVALUATION_FILE, evaluate, open_tools
 from lostgan_evaluate.experiments.known import Known
 from lostgan_evaluate.experiments.tables import Experiment, Model, Row
-from lostgan_evaluate.experiments.tabulate import Outcome, write_table
+from lostgan_evaluate.experiments.tabulate import TABLE_FILE, Outcome, write_table
 from lostgan_evaluate.metrics import registry
 from lostgan_evaluate.subjects import Choice, subject_of_model
 from lostgan_serve.errors import DivergedError, EvaluationError
@@ -82,6 +82,10 @@ class Plan:
         """The rows, but for stages that the network does not have, and for the last one's, which the full one is."""
         return [row for row in self.experiment.rows if row.mask_stages is None or row.mask_stages < _stages(row)]
 
+    def rows_of(self, model: Model) -> list[Row]:
+        """The rows of one network."""
+        return [row for row in self.rows() if row.model.name == model.name]
+
 
 def _stages(row: Row) -> int:
     return GeneratorConfig(row.model.changes["variant"], 1).mask_stages
@@ -113,13 +117,14 @@ def run(plan: Plan, progress: Progress = SILENT) -> Path:
             else:
                 _measure_all(plan, model, seed, checkpoint, outcome, progress)
             write_table(plan.out, outcome, budget)
-        return write_table(plan.out, outcome, budget)
+        if not jobs:
+            write_table(plan.out, outcome, budget)
+    return plan.out / TABLE_FILE
 
 
 def _is_known(plan: Plan, model: Model, seed: int) -> bool:
     """Whether every row of a network has values with this seed."""
-    rows = [row for row in plan.rows() if row.model.name == model.name]
-    return plan.known is not None and all(plan.known.scores(row, seed) for row in rows)
+    return plan.known is not None and all(plan.known.scores(row, seed) for row in plan.rows_of(model))
 
 
 def _trained(plan: Plan, model: Model, seed: int, progress: Progress) -> Path:
@@ -186,7 +191,7 @@ def _check_same(plan: Plan, model: Model, seed: int, settings: TrainSettings) ->
 
 def _measure_all(plan: Plan, model: Model, seed: int, checkpoint: Path, outcome: Outcome, progress: Progress) -> None:
     """Measure all that rows ask of a network."""
-    rows = {row.measurement: row for row in plan.rows() if row.model.name == model.name}
+    rows = {row.measurement: row for row in plan.rows_of(model)}
     load = cache(lambda: load_checkpoint(checkpoint))  # takes seconds, for nothing where all is measured
     for name, row in rows.items():
         if row.posthoc:

@@ -48,9 +48,9 @@ def tabulate(outcome: Outcome, budget: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[tuple[str, int], dict[str, Any]] = {
         key: json.loads(path.read_bytes()) for key, path in outcome.evaluations.items()
     }
-    evaluated = next((evaluation["data"] for evaluation in found.values()), known.evaluated if known else None)
-    if known is not None and evaluated is not None:
-        known.check_data(evaluated)
+    evaluated = next((evaluation["data"] for evaluation in found.values()), None)
+    if known is not None:
+        evaluated = known.same_data(evaluated)
     scores = {
         row.key: [
             (known.scores(row, seed) if known else {}) | _scores(row, found.get((row.measurement, seed)))
