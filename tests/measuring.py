@@ -47,18 +47,18 @@ def tools_in(out: Path) -> Tools:
     )
 
 
-def perfect(data: Path, out: Path, split: str = "val") -> Subject:
-    """A subject whose generated images are the real ones, and whose object maps are the true masks."""
+def perfect(data: Path, out: Path, split: str = "val", side_px: int = 64) -> Subject:
+    """A subject of scenes whose generated images are the real ones, and whose object maps are the true masks."""
     source = open_data(data, split=split)
-    protocol = replace(default_protocol("scenes", 64), split=split, samples=1)
+    protocol = replace(default_protocol("scenes", side_px), split=split, samples=1)
     samples = []
     layouts = layouts_of(source.examples, source.vocabulary, protocol)
     out.mkdir(parents=True, exist_ok=True)
     for place, (example, layout) in enumerate(zip(source.examples, layouts, strict=True)):
-        owners = np.full((64, 64), NO_OBJECT, np.uint8)
+        owners = np.full((side_px, side_px), NO_OBJECT, np.uint8)
         masks = read_masks(data, split, source.vocabulary, objects_of(example))
         for slot, item in enumerate(objects_of(example)):
-            owners[cut(masks[item].pixels(), WHOLE, 64)] = slot
+            owners[cut(masks[item].pixels(), WHOLE, side_px)] = slot
         file, objects = out / f"{layout.name}.png", out / f"{layout.name}.objects.png"
         Image.open(example.image).save(file)
         object_picture(Result(layout, tuple(item.id for item in layout.objects), object_map=owners)).save(objects)

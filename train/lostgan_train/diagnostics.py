@@ -17,6 +17,7 @@ from torch import Tensor
 from lostgan_serve.contract import Array
 from lostgan_serve.errors import VocabularyError
 from lostgan_serve.progress import SILENT, Progress
+from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.classifier import Confusion, Crops, Lesson, crop, recognise, train_classifier
 from lostgan_train.data import LayoutDataset
 from lostgan_train.distributed import Processes
@@ -162,12 +163,8 @@ class Diagnostics:
 
     def _regions(self, label: str) -> Array:
         """The regions that a label owns in the layouts: [N, R, R] bool."""
-        try:
-            wanted = self.vocabulary.id_of(label)
-        except VocabularyError:
-            return np.zeros(self.owners.shape, bool)
-        slots = [np.flatnonzero(labels.numpy() == wanted) for _, labels in self.boxes]
-        return np.stack([np.isin(owners, own) for owners, own in zip(self.owners, slots, strict=True)])
+        pairs = zip(self.owners, self.boxes, strict=True)
+        return np.stack([region_of(label, owners, labels.tolist(), self.vocabulary) for owners, (_, labels) in pairs])
 
 
 def spectrum(image: Array, region: Array) -> Array:
@@ -211,6 +208,17 @@ def owners_by_box(boxes: Tensor, side: int) -> Array:
         x, y, width, height = (round(value * side) for value in boxes[slot].tolist())
         owners[y : y + height, x : x + width] = slot
     return owners
+
+
+def region_of(label: str, owners: Array, labels: Sequence[int], vocabulary: Vocabulary) -> Array:
+    """The pixels that belong to objects of a label: [R, R] bool. owners: [R, R], see `owners_by_box`. labels: ids, one
+    for each object. No pixel where the vocabulary lacks the label."""
+    try:
+        wanted = vocabulary.id_of(label)
+    except VocabularyError:
+        return np.zeros(owners.shape, bool)
+    region: Array = np.isin(owners, [slot for slot, own in enumerate(labels) if own == wanted])
+    return region
 
 
 def _used(item: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train import distributed
 from lostgan_train.data import Batch
 from lostgan_train.distributed import Processes
+from lostgan_train.growing import can_grow, grown
 from lostgan_train.loop import SEED_STRIDE, Stateful, update
 from lostgan_train.losses import adversarial_loss, discriminator_loss
 from lostgan_train.networks.checkpoint import load_checkpoint, load_discriminator
@@ -93,11 +94,16 @@ class GAN:
         return losses
 
     def start(self, progress: Progress) -> None:
-        """Begin with the weights of `settings.init` and `settings.init_discriminator`. Of another variant, width or
-        ablation, those layers are taken that both have, by name and shape. Raises CheckpointError."""
+        """Begin with the weights of `settings.init` and `settings.init_discriminator`. A generator of a lower
+        resolution is grown. Of another network, those layers are taken that both have, by name and shape. Raises
+        CheckpointError."""
         if (path := self.settings.init) is not None:
-            generator = load_checkpoint(path)
-            self._take(path, generator.generator, generator.vocabulary, (self.generator, self.ema), progress)
+            theirs, ours = load_checkpoint(path), self.generator.config
+            generator = theirs.generator
+            if can_grow(generator.config, ours):
+                generator = grown(generator, ours.variant, self.settings.seed)
+                progress.note(f"{path}: grown from {theirs.generator.config.resolution} px to {ours.resolution}")
+            self._take(path, generator, theirs.vocabulary, (self.generator, self.ema), progress)
         if (path := self.settings.init_discriminator) is not None:
             judge = load_discriminator(path)
             self._take(path, judge.discriminator, judge.vocabulary, (self.discriminator,), progress)

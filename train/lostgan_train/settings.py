@@ -233,7 +233,8 @@ class TrainSettings(Settings):
         MODEL, False, fixed=True, kind=bool,
     )  # fmt: skip
     init: Path | None = setting(
-        "Generator's checkpoint to start from, also of another variant or width.", MODEL, None,
+        "Generator's checkpoint to start from: one of a lower resolution is grown, others give the layers that fit.",
+        MODEL, None,
         metavar="FILE", fixed=True, kind=Path,
     )  # fmt: skip
     init_discriminator: Path | None = setting(

@@ -17,6 +17,7 @@ _MODULES = {
     "recognition": "recognition",
     "cas": "cas",
     "detection": "detection",
+    "look": "look",
     "object-maps": "object_maps",
     "nearest-masks": "nearest_masks",
     "neighbours": "neighbours",

@@ -8,7 +8,7 @@ from lostgan_evaluate.grids import DASH, Grid, shown
 from lostgan_evaluate.published import PUBLISHED, of_the_papers_network, published_grid, stands_for
 from lostgan_evaluate.report.runs import ReadScore, Run
 
-_ARROWS = {"higher": "↑", "lower": "↓"}
+_ARROWS = {"higher": "↑", "lower": "↓", "nearer": "→"}
 _ALWAYS = ("model.variant", "model.resolution", "subject.images", "subject.layouts", "data.name", "data.vocabulary")
 _ALWAYS_PROTOCOL = ("protocol.name", "protocol.split", "protocol.samples", "seed", "extractors")
 
@@ -20,7 +20,10 @@ def scores_grid(runs: Sequence[Run]) -> Grid:
         found = [run.scores.get(name) for run in runs]
         better = next(score.better for score in found if score is not None)
         rows.append((f"{name} {_ARROWS[better]}", *map(_cell, found)))
-    note = "↑ higher is better, ↓ lower is better. ± is a standard deviation; in brackets, the same of real images."
+    note = (
+        "↑ higher is better, ↓ lower is better, → nearer to real images is better. "
+        "± is a standard deviation; in brackets, the same of real images."
+    )
     return Grid("Scores", ("score", *(run.name for run in runs)), tuple(rows), note)
 
 

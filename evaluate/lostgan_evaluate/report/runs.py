@@ -14,7 +14,8 @@ from lostgan_evaluate.evaluation import FORMAT
 from lostgan_evaluate.experiments.tables import EXPERIMENTS
 from lostgan_evaluate.experiments.tabulate import TABLE_FORMAT, claims_grid, labels_grid, measured_grid
 from lostgan_evaluate.grids import Grid
-from lostgan_evaluate.published import COCO, Better, published_grid
+from lostgan_evaluate.published import COCO, published_grid
+from lostgan_evaluate.scores import Better
 from lostgan_serve.errors import InputError
 from lostgan_serve.files import parse_json, reading
 
