@@ -79,6 +79,7 @@ class FusedGenerator(nn.Module):
         self.label_table = constant(F.pad(F.pad(generator.label_embedding.weight, (0, 1), value=1.0), (0, 1)))
         self.constant_slot = constant(torch.eye(generator.config.object_dim + 2)[None, -1:])
         self.fc = fold_linear(generator.fc)
+        self.label_context = None if generator.label_context is None else constant(generator.label_context)
         self.mask_net = None if generator.mask_net is None else FusedMaskNet(generator.mask_net)
         self.mask_heads = nn.ModuleList(
             FusedMaskHead(cast(MaskHead, generator.mask_heads[k]), generator.alphas[k])
@@ -107,7 +108,10 @@ class FusedGenerator(nn.Module):
         objects = torch.cat([objects, self.constant_slot.expand(objects.shape[0], -1, -1)], 1).mT
         known_by, guide = (labels, neighbourhoods) if self.spade else (objects.to(dtype), _shares)
         rows, columns = self._inside(boxes)
-        x = self.fc(z_img.to(dtype)).view(-1, self.channels, START_SIDE, START_SIDE)
+        x = self.fc(z_img.to(dtype))
+        if self.label_context is not None:
+            x = x + F.embedding(labels, self.label_context).sum(1).to(dtype)
+        x = x.view(-1, self.channels, START_SIDE, START_SIDE)
         masks = pasted
         for k, block in enumerate(self.blocks):
             side = x.shape[-1]

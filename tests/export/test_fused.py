@@ -36,8 +36,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "spade v1": {"variant": "v1-64", "norm": "spade", "layout_to_mask": False},
     "pooled v1": {"variant": "v1-64", "max_pool_masks": True},
     "pooled": {"variant": "v2-128", "max_pool_masks": True},
+    "context": {"variant": "v2-128", "label_context": True},
 }
-"""The variants, the paper's ablations of them, and masks that are max-pooled for coarse maps."""
+"""The variants, the paper's ablations of them, masks that are max-pooled for coarse maps, and labels' context."""
 
 
 @cache
@@ -58,6 +59,8 @@ def generator(kind: str) -> Generator:
             bias = getattr(module, "bias", None)
             if isinstance(bias, Tensor):
                 bias.normal_(0, 0.3, generator=rng)
+        if net.label_context is not None:
+            net.label_context[1:].normal_(0, 1, generator=rng)  # label 0 is no object
         for alpha in net.alphas:
             alpha.normal_(0, 2, generator=rng)
     return net.eval()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -379,6 +380,25 @@ def test_a_small_object_reaches_the_whole_picture_where_masks_are_pooled(pooled:
         second = generator(labels, boxes, z_obj, z_img).image
     far = (first - second).abs()[..., 96:, 96:].max()
     assert (far > 0) == pooled
+
+
+@torch.inference_mode()
+def test_labels_set_the_light_of_the_whole_picture_and_styles_do_not() -> None:
+    """With a labels' context, one label more changes the map that the blocks start from, everywhere and wherever its
+    box is; nothing else does. Untrained, the context is nothing, and empty slots never add to it."""
+    config = GeneratorConfig("v1-128", num_labels=9, ch=4, mask_classes=9)
+    plain, generator = Generator(config), Generator(replace(config, label_context=True))
+    initialize(plain, seed=0)
+    initialize(generator, seed=0)
+    labels, boxes, z_obj, z_img = a_layout()
+    assert torch.equal(plain.eval()(labels, boxes, z_obj, z_img).image, generator.eval()(*a_layout()).image)
+    assert generator.label_context is not None
+    generator.label_context[1:].normal_(generator=torch.Generator().manual_seed(1))
+    start = generator.start(labels, z_img)
+    assert torch.equal(start, generator.start(torch.cat([labels, torch.zeros_like(labels)], 1), z_img))
+    torch.testing.assert_close(start, generator.start(labels.flip(1), z_img))
+    more = generator.start(torch.cat([labels, torch.full_like(labels[:, :1], 5)], 1), z_img)
+    assert ((more - start).abs().amax(1) > 0.1).all()
 
 
 @pytest.mark.parametrize(

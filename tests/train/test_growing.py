@@ -91,8 +91,11 @@ def test_the_same_seed_grows_the_same_weights() -> None:
 
 def test_what_cannot_grow() -> None:
     for change in ({"ch": 8}, {"num_labels": 8}, {"norm": "spade"}, {"max_pool_masks": False}, {"variant": "v1-128"}):
-        assert not can_grow(replace(SMALL, **change), replace(SMALL, variant="v2-256")), change  # type: ignore[arg-type]
+        assert not can_grow(replace(SMALL, **change), replace(SMALL, variant="v2-256")), change
     for larger in ("v2-256", "v2-512"):
         assert can_grow(SMALL, replace(SMALL, variant=larger))
         assert not can_grow(replace(SMALL, variant=larger), SMALL)
     assert not can_grow(SMALL, SMALL)
+    context = replace(SMALL, label_context=True)
+    assert can_grow(SMALL, replace(context, variant="v2-256"))  # which begins as zeros
+    assert not can_grow(context, replace(SMALL, variant="v2-256"))

@@ -238,6 +238,7 @@ def _generator_config(settings: TrainSettings, vocabulary: Vocabulary) -> Genera
         layout_to_mask="layout-to-mask" not in settings.without,
         mask_refinement="mask-refinement" not in settings.without,
         max_pool_masks=settings.max_pool_masks,
+        label_context=settings.label_context,
     )
 
 

@@ -31,9 +31,11 @@ _NEXT = {"v2-128": "v2-256", "v2-256": "v2-512"}
 
 
 def can_grow(source: GeneratorConfig, target: GeneratorConfig) -> bool:
-    """Whether `grown` makes the one from the other: both are LostGAN-V2 with ISLA-Norm and differ in the resolution."""
+    """Whether `grown` makes the one from the other: both are LostGAN-V2 with ISLA-Norm and differ in the resolution.
+    The larger one may have a labels' context besides, which begins as zeros."""
     smaller = source.variant in _NEXT and source.resolution < target.resolution
-    return smaller and target.norm == "isla" and replace(source, variant=target.variant) == target
+    alike = replace(source, variant=target.variant, label_context=source.label_context or target.label_context)
+    return smaller and target.norm == "isla" and alike == target
 
 
 def grown(source: Generator, variant: str, seed: int) -> Generator:

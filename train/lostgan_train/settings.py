@@ -232,6 +232,10 @@ class TrainSettings(Settings):
         "Give coarse maps the maximum of masks over their pixels; the paper samples masks, and misses small objects.",
         MODEL, False, fixed=True, kind=bool,
     )  # fmt: skip
+    label_context: bool = setting(
+        "Let the labels at hand change the map that the generator starts from: a moon makes night. Not in the paper.",
+        MODEL, False, fixed=True, kind=bool,
+    )  # fmt: skip
     init: Path | None = setting(
         "Generator's checkpoint to start from: one of a lower resolution is grown, others give the layers that fit.",
         MODEL, None,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lostgan_serve.contract import Z_DIM
+from lostgan_serve.contract import IMAGE_LABEL, Z_DIM
 from lostgan_train.networks.formulation import OURS, Formulation
 from lostgan_train.networks.layers import START_SIDE, spectral_conv, spectral_linear
 from lostgan_train.networks.masks import MASK_MAP_SIDE, ObjectMaskNet, draw_boxes, fit_masks
@@ -42,7 +42,11 @@ class GeneratorConfig:
     vocabulary. norm: "spade" stands for LostGAN+SPADE (section 2.2.3). layout_to_mask, mask_refinement: components of
     table 7; without the first, the boxes are the objects' masks. max_pool_masks: coarse maps get a mask's maximum over
     each of their pixels. The paper samples masks there, between whose samples small objects vanish, so that a moon
-    cannot darken a whole sky. Raises ValueError for an unknown variant or norm, or impossible sizes.
+    cannot darken a whole sky. label_context: the labels at hand change the map that the blocks start from. The paper
+    has nothing of the kind: there an object reaches as far as the first convolutions do, and a moon on the left leaves
+    daylight on the right. Styles and boxes have no part in it, so objects' styles stay independent.
+
+    Raises ValueError for an unknown variant or norm, or impossible sizes.
     """
 
     variant: str
@@ -53,6 +57,7 @@ class GeneratorConfig:
     layout_to_mask: bool = True
     mask_refinement: bool = True
     max_pool_masks: bool = False
+    label_context: bool = False
 
     def __post_init__(self) -> None:
         if self.variant not in WIDTHS:
@@ -151,6 +156,9 @@ class Generator(nn.Module):
         blocks = len(channels) - 1
         self.label_embedding = nn.Embedding(config.num_labels, config.embedding_dim)
         self.fc = spectral_linear(Z_DIM, channels[0] * START_SIDE**2)
+        self.label_context = (
+            nn.Parameter(torch.zeros(config.num_labels, self.fc.out_features)) if config.label_context else None
+        )
         mask_width = config.ch * (4 if config.is_v2 else 2)
         self.mask_net = ObjectMaskNet(config.object_dim, mask_width, config.is_v2) if config.layout_to_mask else None
         norm: Callable[[int], nn.Module] = (
@@ -197,7 +205,7 @@ class Generator(nn.Module):
         clip = self.clip(boxes)
         known_by = objects if self.config.norm == "isla" else labels
         refined = self.config.refined_stages(mask_stages)
-        x = self.fc(z_img).unflatten(1, (-1, START_SIDE, START_SIDE))
+        x = self.start(labels, z_img)
         for k, block in enumerate(self.blocks):
             if 0 < k <= refined:
                 masks.append(self.refine_masks(k - 1, x, labels, masks[0], clip))
@@ -205,6 +213,13 @@ class Generator(nn.Module):
             x = block(x, known_by, *(fit_masks(masks[-1], side, self.config.max_pool_masks) for side in sides))
         image = self.to_rgb(self.final_norm(x).relu()).tanh()
         return GeneratorOutput(image, masks[0], masks[-1], tuple(masks) if all_masks else ())
+
+    def start(self, labels: Tensor, z_img: Tensor) -> Tensor:
+        """Make the map that the blocks start from, [B, C, 4, 4]. labels: [B, O] int64. z_img: [B, 128]."""
+        x: Tensor = self.fc(z_img)
+        if self.label_context is not None:
+            x = x + F.embedding(labels, self.label_context, padding_idx=IMAGE_LABEL).sum(1)
+        return cast(Tensor, x.unflatten(1, (-1, START_SIDE, START_SIDE)))
 
     def initial_masks(self, objects: Tensor, boxes: Tensor) -> Tensor:
         """Make the masks [B, O, 64, 64], in [0, 1]. objects: [B, O, object_dim]. boxes: [B, O, 4]."""

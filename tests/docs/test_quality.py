@@ -1,0 +1,68 @@
+"""The figures of the bundled models in README and docs: those that were measured, of the weights that are bundled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import ROOT
+from lostgan_train.networks.bundled import bundled_checkpoint
+
+BENCHMARKS = ROOT / "benchmarks"
+EVALUATIONS = sorted(BENCHMARKS.glob("evaluation-scenes-*.json"))
+NUMBER = re.compile(r"(\d+(?:\.(\d+))?)(%?)")
+
+
+def read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return document
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def quality_rows(page: Path) -> list[dict[str, str]]:
+    """The rows of a page's table of scores, by the heads of its columns."""
+    lines = page.read_text("utf-8").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("| measured | score |"))
+    heads, rows = cells(lines[start]), []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(dict(zip(heads, cells(line), strict=True)))
+    return rows
+
+
+@pytest.mark.parametrize("path", [*EVALUATIONS, BENCHMARKS / "reconfiguration-scenes-128.json"], ids=lambda p: p.stem)
+def test_what_was_measured_is_what_is_bundled(path: Path) -> None:
+    model = read(path)["subject"]["model"]
+    weights = bundled_checkpoint(model["resolution"]).read_bytes()
+    assert model["checkpoint_sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "evaluation.md"], ids=lambda p: p.stem)
+def test_the_table_of_scores_is_what_was_measured(page: Path) -> None:
+    scores = {f"{read(path)['protocol']['resolution_px']} px": read(path)["scores"] for path in EVALUATIONS}
+    rows = quality_rows(page)
+    assert len(rows) > 5
+    for row in rows:
+        name = row["score"].strip("`")
+        for head, cell in row.items():
+            if head in ("measured", "score"):
+                continue
+            column = scores["128 px" if head == "real images, 128 px" else head]
+            score = column.get(name, {"value": None, "real": None})
+            measured = score["real" if head.startswith("real") else "value"]
+            assert (measured is None) == (cell in ("", "-")), (name, head)
+            if measured is None:
+                continue
+            found = NUMBER.match(cell)
+            assert found, (name, head)
+            percent = found[3] and score["facts"].get("unit") != "percent"
+            assert float(found[1]) == pytest.approx(round(measured * (100 if percent else 1), len(found[2] or ""))), row
