@@ -21,6 +21,7 @@ from lostgan_serve import __version__
 from lostgan_serve.errors import EvaluationError
 from lostgan_serve.files import parse_json, write_file
 from lostgan_serve.progress import SILENT, Progress
+from lostgan_train.data import Example, Source
 
 FORMAT = "lostgan-serve evaluation 1"
 EVALUATION_FILE = "evaluation.json"
@@ -113,7 +114,7 @@ def _facts(subject: Subject, tools: Tools) -> dict[str, Any]:
             {
                 "format": FORMAT,
                 "subject": _subject_facts(subject),
-                "data": _data_facts(subject),
+                "data": data_facts(subject.real, subject.source),
                 "protocol": subject.protocol.facts(),
                 "seed": tools.seed,
                 "extractors": tools.extractors,
@@ -136,14 +137,14 @@ def _subject_facts(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _data_facts(subject: Subject) -> dict[str, Any]:
-    source = subject.source
+def data_facts(real: Sequence[Example], source: Source | None) -> dict[str, Any]:
+    """The facts that tell real images from others. source: the data that they are of, None for a folder of images."""
     return {
-        "name": subject.real[0].image.parent.name if source is None else Path(source.summary.folder).name,
+        "name": real[0].image.parent.name if source is None else Path(source.summary.folder).name,
         "format": None if source is None else source.summary.format,
         "vocabulary": None if source is None else source.vocabulary.name,
-        "images": len(subject.real),
-        "objects": sum(len(example.labels) for example in subject.real),
+        "images": len(real),
+        "objects": sum(len(example.labels) for example in real),
     }
 
 

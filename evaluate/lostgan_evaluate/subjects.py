@@ -46,7 +46,7 @@ def subject_of_model(
     Raises EvaluationError, InputError, DataError, what the runner raises, and OutputError.
     """
     named = protocol_named(choice.protocol) if choice.protocol else None
-    source = _evaluated(choice, named)
+    source = evaluated_source(choice, named)
     runner = open_runner(source, named.resolution_px if named else None)
     try:
         protocol = _protocol(choice, named, source, runner.manifest.resolution)
@@ -68,15 +68,15 @@ def subject_of_images(images: Path, against: Path | None, choice: Choice, *, pro
     if against is not None:
         protocol = _protocol(choice, named, None, side_px)
         return compared(images, as_examples(image_files(against)), protocol, progress=progress)
-    source = _evaluated(choice, named)
+    source = evaluated_source(choice, named)
     protocol = _protocol(choice, named, source, side_px)
     training = _training(choice, source, protocol)
     subject = compared(images, source.examples, protocol, source, progress)
     return replace(subject, data=choice.data, training=training, training_data=choice.training or choice.data)
 
 
-def _evaluated(choice: Choice, protocol: Protocol | None) -> Source:
-    """The layouts to evaluate on."""
+def evaluated_source(choice: Choice, protocol: Protocol | None = None) -> Source:
+    """The layouts to evaluate on. Raises InputError and DataError, as `open_data`."""
     assert choice.data is not None
     if split := choice.split or (protocol and protocol.split):
         source = open_data(choice.data, split=split)

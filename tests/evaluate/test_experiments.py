@@ -242,7 +242,8 @@ def test_values_of_another_machine_stand(scenes: Path, held_out: Path, tmp_path:
         running.run(replace(more, experiment=EXPERIMENTS["table7"]))
     (other := tmp_path / "other.json").write_text(table.read_text().replace('"images": ', '"images": 1'))
     with pytest.raises(EvaluationError, match=r"other.json: was measured on"):
-        running.run(replace(more, known=Known.read(other)))
+        running.run(replace(more, known=Known.read(other), networks=tmp_path / "untouched"))
+    assert not (tmp_path / "untouched").exists(), "nothing was trained for it"
     for text in ("", "{}", '{"experiment": 1}'):
         other.write_text(text)
         with pytest.raises(EvaluationError, match=r"other.json: no table.json of `experiment`"):

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lostgan_evaluate.experiments.tables import Experiment, Row
+from lostgan_evaluate.scores import Better
 from lostgan_serve.errors import EvaluationError
 from lostgan_serve.files import read_file
 
@@ -21,7 +22,7 @@ class _Score(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     values: list[float | None]
-    better: Literal["higher", "lower"]
+    better: Better
     by_label: dict[str, float]
 
 
@@ -81,14 +82,7 @@ class Known:
                     "without --known"
                 )
 
-    def same_data(self, evaluated: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """The data that all values were measured on. evaluated: that of new ones, None without any. Raises
-        EvaluationError where known ones were measured on other data."""
-        found = self.table.evaluated
-        if found is None or evaluated is None:
-            return evaluated or found
-        if found != evaluated:
-            raise EvaluationError(
-                f"{self.source}: was measured on {found}, not on {evaluated}; give the same --held-out"
-            )
-        return evaluated
+    def check_data(self, data: Mapping[str, Any]) -> None:
+        """Raise EvaluationError where its values were measured on other data, see `evaluation.data_facts`."""
+        if (found := self.table.evaluated) not in (None, data):
+            raise EvaluationError(f"{self.source}: was measured on {found}, not on {data}; give the same --held-out")

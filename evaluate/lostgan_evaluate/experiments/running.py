@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lostgan_evaluate.contents import content_of
-from lostgan_evaluate.evaluation import EVALUATION_FILE, evaluate, open_tools
+from lostgan_evaluate.evaluation import EVALUATION_FILE, data_facts, evaluate, open_tools
 from lostgan_evaluate.experiments.known import Known
 from lostgan_evaluate.experiments.tables import Experiment, Model, Row
 from lostgan_evaluate.experiments.tabulate import TABLE_FILE, Outcome, write_table
 from lostgan_evaluate.metrics import registry
-from lostgan_evaluate.subjects import Choice, subject_of_model
+from lostgan_evaluate.subjects import Choice, evaluated_source, subject_of_model
 from lostgan_serve.errors import DivergedError, EvaluationError
 from lostgan_serve.files import reading, scratch_folder, writable, write_file
 from lostgan_serve.progress import SILENT, Progress
@@ -101,6 +101,8 @@ def run(plan: Plan, progress: Progress = SILENT) -> Path:
     budget = _budget(plan)
     if plan.known is not None:
         plan.known.check(plan.experiment, budget)
+        source = evaluated_source(plan.choice())
+        plan.known.check_data(data_facts(source.examples, source))
     jobs = [job for job in plan.jobs() if not _is_known(plan, *job)]
     for model, seed in jobs:  # first: what would be refused should not cost the hours of the others
         _check_same(plan, model, seed, settings_of(plan, model, seed))

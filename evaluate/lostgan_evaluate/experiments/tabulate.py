@@ -42,15 +42,12 @@ def write_table(out: Path, outcome: Outcome, budget: Mapping[str, Any]) -> Path:
 
 
 def tabulate(outcome: Outcome, budget: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of table.json: rows with a score's values by seed, and claims with their verdicts. Raises
-    EvaluationError where known values were measured on other data."""
+    """The content of table.json: rows with a score's values by seed, and claims with their verdicts."""
     experiment, known = outcome.experiment, outcome.known
     found: dict[tuple[str, int], dict[str, Any]] = {
         key: json.loads(path.read_bytes()) for key, path in outcome.evaluations.items()
     }
-    evaluated = next((evaluation["data"] for evaluation in found.values()), None)
-    if known is not None:
-        evaluated = known.same_data(evaluated)
+    evaluated = next((evaluation["data"] for evaluation in found.values()), known and known.table.evaluated)
     scores = {
         row.key: [
             (known.scores(row, seed) if known else {}) | _scores(row, found.get((row.measurement, seed)))
