@@ -14,13 +14,13 @@ from lostgan_evaluate.features.store import FeatureStore
 from lostgan_evaluate.protocols import default_protocol
 from lostgan_evaluate.sampling import layouts_of
 from lostgan_evaluate.subject import Sample, Subject, Tools
-from lostgan_evaluate.truth import WHOLE, cut, objects_of, read_masks
 from lostgan_evaluate.weights import WeightFiles
 from lostgan_serve.contract import NO_OBJECT
 from lostgan_serve.pipeline import Result
 from lostgan_serve.progress import Progress
 from lostgan_serve.render import object_picture
 from lostgan_train.data import open_data
+from lostgan_train.data.masks import WHOLE, cut, objects_of, read_masks
 
 
 class Pixels:

@@ -66,3 +66,9 @@ def test_the_table_of_scores_is_what_was_measured(page: Path) -> None:
             assert found, (name, head)
             percent = found[3] and score["facts"].get("unit") != "percent"
             assert float(found[1]) == pytest.approx(round(measured * (100 if percent else 1), len(found[2] or ""))), row
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "triton_repo").iterdir()), ids=lambda folder: folder.name)
+def test_the_model_repository_is_of_what_is_bundled(folder: Path) -> None:
+    weights = bundled_checkpoint(int(folder.name.removeprefix("lostgan_"))).read_bytes()
+    assert hashlib.sha256(weights).hexdigest() in (folder / "config.pbtxt").read_text("utf-8")

@@ -17,13 +17,13 @@ from data_files import PETS, box_of, image_of, paint, pets, write_coco
 from lostgan_evaluate.metrics import nearest_masks, object_maps
 from lostgan_evaluate.sampling import layouts_of
 from lostgan_evaluate.subject import Sample, Subject
-from lostgan_evaluate.truth import WHOLE, cut, objects_of, read_masks, without_masks
 from lostgan_serve.contract import NO_OBJECT, Array
 from lostgan_serve.errors import EvaluationError
 from lostgan_serve.layout import Layout
 from lostgan_serve.pipeline import Result
 from lostgan_serve.render import object_picture
 from lostgan_train.data import open_data
+from lostgan_train.data.masks import WHOLE, cut, objects_of, read_masks, without_masks
 from lostgan_train.synthetic.compose import draw_scene
 from lostgan_train.synthetic.dataset import FIRST_HELD_OUT_SEED, write_dataset
 from measuring import perfect, tools_in

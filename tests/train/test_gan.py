@@ -209,7 +209,9 @@ def test_released_weights_go_on_training(source: Source, tmp_path: Path, officia
 
 
 @pytest.mark.slow
-def test_a_larger_variant_starts_from_the_layers_that_both_have(source: Source, tmp_path: Path) -> None:
+def test_a_larger_variant_is_grown_and_its_judge_starts_from_the_layers_that_both_have(
+    source: Source, tmp_path: Path
+) -> None:
     heard = Heard()
     small = training(source, tmp_path / "small", variant="v2-128", steps=1)
     small.run()
@@ -225,9 +227,23 @@ def test_a_larger_variant_starts_from_the_layers_that_both_have(source: Source, 
     own, theirs = large.gan.discriminator.state_dict(), judge.state_dict()
     name = "trunk.0.conv1.parametrizations.weight.original"
     assert torch.equal(own[name], theirs[name])
-    for line in heard.lines:
-        taken, total = (int(word) for word in line.split() if word.isdecimal())
-        assert total / 3 < taken < total
+    assert heard.lines[0] == f"{files['init']}: grown from 128 px to 256"
+    counts = [[int(word) for word in line.split() if word.isdecimal()] for line in heard.lines[1:]]
+    (taken, total), (judged, of_judge) = counts
+    assert taken == total
+    assert of_judge / 3 < judged < of_judge
+
+
+@pytest.mark.slow
+def test_another_variant_starts_from_the_layers_that_both_have(source: Source, tmp_path: Path) -> None:
+    training(source, tmp_path / "small", variant="v1-128", steps=1).run()
+    heard = Heard()
+    training(
+        source, tmp_path / "large", heard, variant="v2-128", init=tmp_path / "small" / "generator.safetensors"
+    ).begin()
+    (line,) = heard.lines
+    taken, total = (int(word) for word in line.split() if word.isdecimal())
+    assert total / 3 < taken < total
 
 
 @pytest.mark.slow

@@ -21,11 +21,11 @@ from lostgan_train.data import Batch
 from lostgan_train.distributed import Processes
 from lostgan_train.growing import can_grow, grown
 from lostgan_train.loop import SEED_STRIDE, Stateful, update
-from lostgan_train.losses import adversarial_loss, discriminator_loss
+from lostgan_train.losses import adversarial_loss, discriminator_loss, mask_loss
 from lostgan_train.networks.checkpoint import load_checkpoint, load_discriminator
 from lostgan_train.networks.discriminator import Discriminator, DiscriminatorConfig
 from lostgan_train.networks.formulation import OURS, Formulation
-from lostgan_train.networks.generator import Generator, GeneratorConfig, Norm
+from lostgan_train.networks.generator import Generator, GeneratorConfig, GeneratorOutput, Norm
 from lostgan_train.networks.importer import mask_classes
 from lostgan_train.networks.layers import initialize
 from lostgan_train.perceptual import perceptual_loss
@@ -144,8 +144,8 @@ class GAN:
 
     def _update_discriminator(
         self, parts: list[Batch], number: int, losses: dict[str, float], *, judged_again: bool
-    ) -> Tensor:
-        """Equation 14. Returns the images of the last part, with their graph if they are to be judged again."""
+    ) -> GeneratorOutput:
+        """Equation 14. Returns what was generated of the last part, with its graph if it is to be judged again."""
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for part in parts:
@@ -153,7 +153,7 @@ class GAN:
                 fake = self._generate(part)
             with self._autocast():
                 real = self.discriminator(part["image"], part["labels"], part["boxes"])
-                judged = self.discriminator(fake.detach(), part["labels"], part["boxes"])
+                judged = self.discriminator(fake.image.detach(), part["labels"], part["boxes"])
                 loss = discriminator_loss(real, judged, part["weights"], *self._weights(number)) / len(parts)
             self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -167,14 +167,17 @@ class GAN:
         )
         return fake
 
-    def _update_generator(self, parts: list[Batch], fake: Tensor, number: int, losses: dict[str, float]) -> None:
-        """Equation 11."""
+    def _update_generator(
+        self, parts: list[Batch], fake: GeneratorOutput, number: int, losses: dict[str, float]
+    ) -> None:
+        """Equation 11, and the loss on masks."""
         self.generator_optimizer.zero_grad(set_to_none=True)
         self.discriminator.requires_grad_(False)
         totals: dict[str, Tensor] = {}
         for part in parts:
             with self._autocast():
-                image = fake if len(parts) == 1 else self._generate(part)
+                made = fake if len(parts) == 1 else self._generate(part)
+                image = made.image
                 judged = self.discriminator(image, part["labels"], part["boxes"])
                 terms = {
                     "adversarial": adversarial_loss(judged, *self._weights(number)),
@@ -183,6 +186,9 @@ class GAN:
                 if self.perceptual is not None:
                     weight = self.settings.perceptual_weight.at(number)
                     terms["perceptual"] = weight * self.perceptual(image, part["image"])
+                if "owners" in part:
+                    weight = self.settings.mask_weight.at(number)
+                    terms["masks"] = weight * mask_loss(made.mask_final, part["labels"], part["owners"])
             self.scaler.scale(torch.stack(list(terms.values())).sum() / len(parts)).backward()
             for name, term in terms.items():
                 totals[name] = totals.get(name, 0) + term.detach() / len(parts)
@@ -201,9 +207,9 @@ class GAN:
             else:
                 mine.copy_(others)
 
-    def _generate(self, part: Batch) -> Tensor:
-        image: Tensor = self.generator(part["labels"], part["boxes"], part["z_obj"], part["z_img"]).image
-        return image.float().contiguous(memory_format=torch.channels_last)
+    def _generate(self, part: Batch) -> GeneratorOutput:
+        made: GeneratorOutput = self.generator(part["labels"], part["boxes"], part["z_obj"], part["z_img"])
+        return made._replace(image=made.image.float().contiguous(memory_format=torch.channels_last))
 
     def _autocast(self) -> torch.autocast:
         """Not Fabric's: on a CPU it would turn fp16 into bf16."""

@@ -1,11 +1,15 @@
-"""The adversarial losses of section 2.2.5. B images, N judged objects."""
+"""The adversarial losses of section 2.2.5, and one on masks. B images, O slots, N judged objects."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from lostgan_serve.contract import IMAGE_LABEL
 from lostgan_train.networks.discriminator import Scores
+
+_LEAST = 1e-3
+"""Masks nearer to 0 and 1 than this are right."""
 
 
 def discriminator_loss(
@@ -24,6 +28,20 @@ def adversarial_loss(fake: Scores, image_weight: float, object_weight: float) ->
     """-P_D of equation 11 as a mean over images. Detection probabilities do not weigh it: equation 15 rewrites the
     discriminator's loss alone."""
     return -image_weight * fake.image.mean() - object_weight * _per_image(fake.objects, fake)
+
+
+def mask_loss(masks: Tensor, labels: Tensor, owners: Tensor) -> Tensor:
+    """Binary cross entropy of masks with the pixels that objects truly own: summed over objects, mean over pixels whose
+    owner is known. Not in the paper, whose masks learn from the image alone.
+
+    masks: [B, O, S, S] in [0, 1]. labels: [B, O] int64; empty slots do not count. owners: [B, S, S] integers, the slot
+    of each pixel's object, -1 where it is not known.
+    """
+    own = torch.arange(masks.shape[1], device=masks.device)[:, None, None] == owners.unsqueeze(1)
+    shares = masks.float().clamp(_LEAST, 1 - _LEAST)
+    entropy = -torch.where(own, shares, 1 - shares).log()  # torch's own is refused under CUDA's autocast
+    counted = (labels != IMAGE_LABEL)[:, :, None, None] & (owners >= 0).unsqueeze(1)
+    return (entropy * counted).sum() / (owners >= 0).sum().clamp(min=1)
 
 
 def _per_image(values: Tensor, scores: Scores) -> Tensor:

@@ -61,6 +61,11 @@ class Schedule:
         (start, first), (end, last) = before[0], after[0]
         return first if end <= start or step <= start else first + (last - first) * (step - start) / (end - start)
 
+    @property
+    def ever(self) -> bool:
+        """Whether it is anything but 0 at some step."""
+        return any(value > 0 for _, value in self.points)
+
     def __str__(self) -> str:
         if len(self.points) == 1:
             return f"{self.points[0][1]:g}"
@@ -288,6 +293,10 @@ class TrainSettings(Settings):
     perceptual_weight: Schedule = setting(
         "Weight of the perceptual loss.", LOSSES, Schedule(((0, 1.0),)), metavar="WEIGHT", kind=Schedule
     )
+    mask_weight: Schedule = setting(
+        "Weight of a loss on masks, for data that have true ones; the paper's learn from images alone.", LOSSES,
+        Schedule(((0, 0.0),)), metavar="WEIGHT", kind=Schedule,
+    )  # fmt: skip
     checkpoint_every: int = setting("Steps between saved states.", OUTPUT, 1000, least=1, kind=int)
     keep: int = setting("Newest states to keep.", OUTPUT, 2, least=1, kind=int)
     sample_every: int = setting("Steps between sample sheets.", OUTPUT, 500, least=1, kind=int)

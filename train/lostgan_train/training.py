@@ -12,6 +12,7 @@ from lostgan_serve.files import write_file
 from lostgan_serve.progress import SILENT, Progress
 from lostgan_train import distributed
 from lostgan_train.data import Batches, LayoutDataset, Sampling, Source, batches_of, open_data
+from lostgan_train.data.masks import Owners, read_owners
 from lostgan_train.diagnostics import Diagnostics
 from lostgan_train.gan import GAN
 from lostgan_train.loop import LOG_FILE, Loop, Rhythm
@@ -129,7 +130,7 @@ class TrainingRun:
         self.progress = processes.telling(progress)
         self.gan = GAN(settings, source.vocabulary, processes, formulation)
         side = self.gan.generator.config.resolution
-        self.dataset = LayoutDataset(source, side, seed=settings.seed)
+        self.dataset = LayoutDataset(source, side, seed=settings.seed, owners=self._owners())
         self.shown = LayoutDataset(source, side, flip=False)
         self.sampling = Sampling(
             settings.batch, settings.seed, settings.discriminator_updates, settings.balance,
@@ -162,6 +163,14 @@ class TrainingRun:
             self.progress.note(f"stopped after step {self.loop.done}; go on with: --resume --out {self.out}")
         elif self.loop.processes.first and (log := self.out / LOG_FILE).is_file():
             write_file(self.out / "curves.png", curves(log))
+
+    def _owners(self) -> Owners | None:
+        """The true owners of pixels, where a loss on masks ever counts. Raises DataError where the data have none."""
+        if not self.settings.mask_weight.ever:
+            return None
+        self.progress.note("reading the true masks")
+        side_px = self.gan.generator.config.mask_side
+        return read_owners(self.source, self.settings.data, self.settings.images, side_px)
 
     def begin(self) -> None:
         """Go on from the newest state; without any, begin with the weights that the settings name. Raises

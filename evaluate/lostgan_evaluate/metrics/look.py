@@ -17,8 +17,8 @@ from lostgan_evaluate.metrics import Metric, needs_layouts
 from lostgan_evaluate.metrics.object_maps import true_masks
 from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.subject import Subject, Tools
-from lostgan_evaluate.truth import WHOLE, cut, objects_of, without_masks
 from lostgan_serve.contract import Array
+from lostgan_train.data.masks import WHOLE, cut, objects_of, without_masks
 from lostgan_train.diagnostics import GRASS, SKY, Look, LookMeter, owners_by_box, region_of
 
 

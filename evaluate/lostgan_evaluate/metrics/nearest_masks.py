@@ -21,11 +21,11 @@ from lostgan_evaluate.metrics.object_maps import needs_object_maps, object_map_o
 from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.sheets import Row, write_sheet
 from lostgan_evaluate.subject import Subject, Tools
-from lostgan_evaluate.truth import TrueMask, TrueObject, cut, objects_of, read_masks, without_masks
 from lostgan_serve.contract import Array
 from lostgan_serve.errors import EvaluationError
 from lostgan_serve.figures import Tile
 from lostgan_train.data import Source
+from lostgan_train.data.masks import TrueMask, TrueObject, cut, objects_of, read_masks, without_masks
 
 SIDE_PX = 32
 """Side that masks are compared at, as in the paper."""

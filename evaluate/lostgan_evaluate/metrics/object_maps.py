@@ -11,11 +11,11 @@ from PIL import Image
 from lostgan_evaluate.metrics import Metric, needs_layouts
 from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.subject import Sample, Subject, Tools
-from lostgan_evaluate.truth import WHOLE, TrueMask, TrueObject, cut, objects_of, read_masks, without_masks
 from lostgan_serve.contract import Array
 from lostgan_serve.errors import EvaluationError
 from lostgan_serve.files import reading
 from lostgan_train.data import Example
+from lostgan_train.data.masks import WHOLE, TrueMask, TrueObject, cut, objects_of, read_masks, without_masks
 from lostgan_train.diagnostics import owners_by_box
 
 

@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from lostgan_serve.errors import DataError
 from lostgan_train.data.pixels import load_pixels
 from lostgan_train.data.records import Example, Source
 
+if TYPE_CHECKING:  # it needs pycocotools, which training alone has
+    from lostgan_train.data.masks import Owners
+
 _FAILED = 1
 
 
@@ -25,7 +29,8 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
     """A source's examples, each as
 
     image: [3, R, R] float32 in [-1, 1], RGB. labels: [O] int64, 0 for the background and in empty slots. boxes: [O, 4]
-    float32, `PAD_BOX` in empty slots. weights: [O] float32 in [0, 1], 0 in empty slots.
+    float32, `PAD_BOX` in empty slots. weights: [O] float32 in [0, 1], 0 in empty slots. owners, where they are asked
+    for: [S, S] int16, see `masks.Owners`.
 
     Objects keep their order; a vocabulary with a background has it after the last of them. What an item is depends on
     (seed, epoch, index) and on nothing else. An image that cannot be decoded is replaced by the next that can, with
@@ -33,13 +38,20 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(
-        self, source: Source, resolution: int, slots: int | None = None, flip: bool = True, seed: int = 0
+        self,
+        source: Source,
+        resolution: int,
+        slots: int | None = None,
+        flip: bool = True,
+        seed: int = 0,
+        owners: Owners | None = None,
     ) -> None:
         """Take the examples of a source. slots: O, the vocabulary's by default. flip: mirror half of the items.
+        owners: of their pixels.
 
         Raises DataError for too few slots.
         """
-        self.source, self.resolution, self.flip, self.seed = source, resolution, flip, seed
+        self.source, self.resolution, self.flip, self.seed, self.owners = source, resolution, flip, seed, owners
         self.background = int(source.vocabulary.background)
         self.slots = source.vocabulary.slots if slots is None else slots
         needed = max((len(example.labels) for example in source.examples), default=0) + self.background
@@ -54,8 +66,9 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def item_bytes(self) -> int:
-        """The size of an item: its image, and labels, boxes and weights of its slots."""
-        return 4 * 3 * self.resolution**2 + (8 + 4 * 4 + 4) * self.slots
+        """The size of an item: its image, labels, boxes and weights of its slots, and owners of its pixels."""
+        owners = 0 if self.owners is None else 2 * self.owners.side_px**2
+        return 4 * 3 * self.resolution**2 + (8 + 4 * 4 + 4) * self.slots + owners
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, whose flips differ from any other's; call it between the passes of a loader."""
@@ -78,9 +91,11 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
         index = range(len(self))[index]  # counted from the front, also where it is negative
         example, pixels = self._readable(index)
         boxes = np.array(example.boxes, np.float32).reshape(-1, 4)
+        owners = None if self.owners is None else self.owners.of(example)
         if self.flip and _coin(self.seed, int(self._epoch), index):
             pixels = pixels[:, ::-1]
             boxes[:, 0] = np.maximum(1 - boxes[:, 0] - boxes[:, 2], 0)
+            owners = owners if owners is None else owners[:, ::-1].copy()
         labels, slot_boxes = padded(example.labels, boxes, self.slots, background=self.source.vocabulary.background)
         weights = np.zeros(self.slots, np.float32)
         used = len(example.labels) + self.background
@@ -88,6 +103,8 @@ class LayoutDataset(Dataset[dict[str, Tensor]]):
         # in numpy, since torch would start its threads for so small a task
         image = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / np.float32(127.5) - np.float32(1)
         item = {"image": image, "labels": labels, "boxes": slot_boxes, "weights": weights}
+        if owners is not None:
+            item["owners"] = owners
         return {name: torch.from_numpy(array) for name, array in item.items()}
 
     def pixels(self, example: Example) -> npt.NDArray[np.uint8]:

@@ -109,6 +109,11 @@ class GeneratorConfig:
         """Number of stages that refine masks: one for every block but the first, or none."""
         return len(self.channels) - 2 if self.refines_masks else 0
 
+    @property
+    def mask_side(self) -> int:
+        """The side of the final masks."""
+        return self.resolution // 2 if self.refines_masks else MASK_MAP_SIDE
+
     def refined_stages(self, limit: int | None) -> int:
         """Count the stages that refine masks where refinement stops after stage `limit`; None stands for all.
 

@@ -13,14 +13,16 @@ from PIL import Image
 from pycocotools import mask as rle  # type: ignore[import-untyped]
 
 from lostgan_serve.contract import Array
+from lostgan_serve.errors import DataError
 from lostgan_serve.layout import Box
 from lostgan_serve.vocabulary import Vocabulary
-from lostgan_train.data import Example, Summary
 from lostgan_train.data.coco import CocoImages, annotations_file, read_categories, slim
 from lostgan_train.data.coco_stuff import annotation_files
 from lostgan_train.data.fields import Problem, box_in, id_in, unit_box, whole_id
 from lostgan_train.data.images import Images
 from lostgan_train.data.json_file import Json, load_json
+from lostgan_train.data.records import Example, Source
+from lostgan_train.data.summary import Summary
 from lostgan_train.data.visual_genome import is_visual_genome
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
@@ -57,27 +59,74 @@ def without_masks(folder: Path) -> str | None:
     return f"{folder}: Visual Genome annotates boxes, and no masks" if is_visual_genome(folder) else None
 
 
+NOBODY = -1
+"""The owner of a pixel that belongs to no object, or of which it is not known."""
+
+
+@dataclass(frozen=True)
+class Owners:
+    """The object that each pixel truly belongs to. masks: of objects. side_px: S."""
+
+    masks: Mapping[TrueObject, TrueMask]
+    side_px: int
+
+    def of(self, example: Example) -> Array:
+        """The index of the object that owns each pixel, [S, S] int16, `NOBODY` for none.
+
+        Where masks overlap, the smaller one's object does. An object without a mask makes its box unknown, but for the
+        masks in it that are smaller.
+        """
+        regions = [self._region(item) for item in objects_of(example)]
+        owners = np.full((self.side_px, self.side_px), NOBODY, np.int16)
+        for slot in sorted(range(len(regions)), key=lambda slot: -int(regions[slot][0].sum())):
+            region, known = regions[slot]
+            owners[region] = slot if known else NOBODY
+        return owners
+
+    def _region(self, item: TrueObject) -> tuple[Array, bool]:
+        """The mask of an object, or its box where there is none, [S, S] bool, and whether it is the mask."""
+        if (mask := self.masks.get(item)) is not None:
+            return cut(mask.pixels(), WHOLE, self.side_px), True
+        x, y, width, height = (round(part * self.side_px) for part in item.box)
+        box = np.zeros((self.side_px, self.side_px), bool)
+        box[y : y + height, x : x + width] = True
+        return box, False
+
+
+def read_owners(source: Source, folder: Path, images: Path | None, side_px: int) -> Owners:
+    """Read the true masks of all objects of a training split. images: see `open_data`.
+
+    Raises DataError where it has none, and what `open_data` raises.
+    """
+    if reason := without_masks(folder):
+        raise DataError(reason)
+    wanted = [item for example in source.examples for item in objects_of(example)]
+    if not (masks := read_masks(folder, "train", source.vocabulary, wanted, images)):
+        raise DataError(f"{folder}: its annotations have no masks (segmentation), only boxes")
+    return Owners(masks, side_px)
+
+
 def read_masks(
-    folder: Path, split: str, vocabulary: Vocabulary, wanted: Iterable[TrueObject]
+    folder: Path, split: str, vocabulary: Vocabulary, wanted: Iterable[TrueObject], images: Path | None = None
 ) -> dict[TrueObject, TrueMask]:
     """Read the masks of objects from a set's one file, or of COCO-Stuff from the two files of a split.
 
-    An object whose mask is not stated, or damaged, is left out. Each annotation is let go of once it is read, since
-    COCO-Stuff has 860,000. Raises InputError and DataError, as `open_data`.
+    images: see `open_data`. An object whose mask is not stated, or damaged, is left out. Each annotation is let go of
+    once it is read, since COCO-Stuff has 860,000. Raises InputError and DataError, as `open_data`.
     """
     own = annotations_file(folder)
     files = [own] if own else annotation_files(folder, split)
     left, found = set(wanted), dict[TrueObject, TrueMask]()
-    images: CocoImages | None = None
+    known_images: CocoImages | None = None
     for path in files:
         document = load_json(path, _without_annotations)
-        if images is None:
+        if known_images is None:
             parts = [] if own else [f"{split}2017"]
-            images = CocoImages(document, path, Images(folder, None, parts), Summary(str(folder)))
+            known_images = CocoImages(document, path, Images(folder, images, parts), Summary(str(folder)))
         known = {name: label for label, name in enumerate(vocabulary.labels)}
         names = read_categories(document, path)
         labels = {key: known[name] for key, name in names.items() if name in known}
-        load_json(path, _taker(images, labels, left, found))
+        load_json(path, _taker(known_images, labels, left, found))
     return found
 
 
