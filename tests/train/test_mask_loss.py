@@ -75,16 +75,19 @@ def test_drawn_scenes_say_who_owns_each_pixel(source: Source) -> None:
 def test_the_loss_is_that_of_the_objects_and_pixels_that_are_known() -> None:
     masks = torch.full((1, 3, 2, 2), 0.25)
     labels, owners = torch.tensor([[5, 7, 0]]), torch.tensor([[[0, 1], [-1, -1]]], dtype=torch.int16)
-    expected = -np.log(0.25) - np.log(0.75)  # one is right to a quarter, the other wrong by a quarter
-    assert float(mask_loss(masks, labels, owners)) == pytest.approx(expected, rel=1e-6)
+    expected = 1 - 0.25 / 1.25  # a quarter of its own pixel, and a quarter of the other's
+    assert float(mask_loss(masks, labels, owners)) == pytest.approx(expected)
     masks[:, 2] = 0.9  # an empty slot
     masks[:, :2, 1] = 0.9  # nobody's pixels
-    assert float(mask_loss(masks, labels, owners)) == pytest.approx(expected, rel=1e-6)
-    right = torch.stack([owners[0] == 0, owners[0] == 1, owners[0] == 9])[None].float().requires_grad_()
+    assert float(mask_loss(masks, labels, owners)) == pytest.approx(expected)
+    hidden = torch.tensor([[5, 7, 3]])  # one that owns nothing
+    assert float(mask_loss(masks, hidden, owners)) == pytest.approx(expected)
+    right = torch.stack([owners[0] == slot for slot in (0, 1, 9)])[None].float().requires_grad_()
     loss = mask_loss(right, labels, owners)
-    assert float(loss.detach()) < 0.01
+    assert float(loss.detach()) == 0
     loss.backward()
-    assert torch.isfinite(right.grad).all()  # type: ignore[arg-type]
+    assert right.grad is not None
+    assert torch.isfinite(right.grad).all()
     assert float(mask_loss(masks, labels, torch.full_like(owners, -1))) == 0
 
 
@@ -93,7 +96,7 @@ def test_masks_learn_from_true_ones(source: Source, tmp_path: Path) -> None:
     weight = Schedule(((0, 5.0),))
     training(source, tmp_path, variant="v2-128", steps=30, mask_weight=weight, learning_rate=1e-2).run()
     course = [row["masks"] for row in losses(tmp_path)]
-    assert np.mean(course[-5:]) < 0.8 * np.mean(course[:3])
+    assert np.mean(course[-5:]) < 0.9 * np.mean(course[:3])
 
 
 def test_without_true_masks_it_is_refused_in_one_line(tmp_path: Path, cli: Cli) -> None:

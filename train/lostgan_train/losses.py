@@ -8,9 +8,6 @@ from torch import Tensor
 from lostgan_serve.contract import IMAGE_LABEL
 from lostgan_train.networks.discriminator import Scores
 
-_LEAST = 1e-3
-"""Masks nearer to 0 and 1 than this are right."""
-
 
 def discriminator_loss(
     real: Scores, fake: Scores, weights: Tensor, image_weight: float, object_weight: float
@@ -31,17 +28,19 @@ def adversarial_loss(fake: Scores, image_weight: float, object_weight: float) ->
 
 
 def mask_loss(masks: Tensor, labels: Tensor, owners: Tensor) -> Tensor:
-    """Binary cross entropy of masks with the pixels that objects truly own: summed over objects, mean over pixels whose
-    owner is known. Not in the paper, whose masks learn from the image alone.
+    """1 - IoU of masks with the pixels that objects truly own, as a mean over objects, so that small ones count as much
+    as the sky. Not in the paper, whose masks learn from the image alone.
 
-    masks: [B, O, S, S] in [0, 1]. labels: [B, O] int64; empty slots do not count. owners: [B, S, S] integers, the slot
-    of each pixel's object, -1 where it is not known.
+    masks: [B, O, S, S] in [0, 1]; the IoU is that of fuzzy sets. labels: [B, O] int64; empty slots do not count.
+    owners: [B, S, S] integers, the slot of each pixel's object, -1 where it is not known: such pixels do not count, nor
+    do objects that own no pixel.
     """
     own = torch.arange(masks.shape[1], device=masks.device)[:, None, None] == owners.unsqueeze(1)
-    shares = masks.float().clamp(_LEAST, 1 - _LEAST)
-    entropy = -torch.where(own, shares, 1 - shares).log()  # torch's own is refused under CUDA's autocast
-    counted = (labels != IMAGE_LABEL)[:, :, None, None] & (owners >= 0).unsqueeze(1)
-    return (entropy * counted).sum() / (owners >= 0).sum().clamp(min=1)
+    levels = masks.float() * (owners >= 0).unsqueeze(1)
+    both = (levels * own).sum((2, 3))
+    either = levels.sum((2, 3)) + own.sum((2, 3)) - both
+    counted = (labels != IMAGE_LABEL) & own.any(3).any(2)
+    return ((1 - both / either.clamp(min=1)) * counted).sum() / counted.sum().clamp(min=1)
 
 
 def _per_image(values: Tensor, scores: Scores) -> Tensor:
