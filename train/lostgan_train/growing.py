@@ -22,9 +22,6 @@ _ADDED_SCALE = 0.01
 """Size of the weights that make added channels, for their share in a layer's spectral norm to be nothing. The norms
 after them undo it."""
 
-_ADDED_ALPHA = -2.0
-"""Start of the added head's alphas: its masks, of which it knows nothing, count for an eighth."""
-
 _POWER_ITERATIONS = 20
 
 _NEXT = {"v2-128": "v2-256", "v2-256": "v2-512"}
@@ -41,7 +38,8 @@ def can_grow(source: GeneratorConfig, target: GeneratorConfig) -> bool:
 def grown(source: Generator, variant: str, seed: int) -> Generator:
     """Make a generator of a higher resolution that paints as `source` does. seed: of the added weights.
 
-    Masks are as before, but for the stage that is added, and the one where only v2-128 pools a pyramid.
+    Masks are as before, but for the stage that is added, which begins as any does, and the one where only v2-128 pools a
+    pyramid.
     """
     while source.config.variant != variant:
         source = _doubled(source, seed)
@@ -62,8 +60,6 @@ def _doubled(source: Generator, seed: int) -> Generator:
     assert isinstance(last, ResBlock)
     _repeat_pixels(last)
     _settle(target)
-    if len(target.alphas):
-        target.alphas[-1].fill_(_ADDED_ALPHA)
     return target
 
 
