@@ -38,8 +38,8 @@ def can_grow(source: GeneratorConfig, target: GeneratorConfig) -> bool:
 def grown(source: Generator, variant: str, seed: int) -> Generator:
     """Make a generator of a higher resolution that paints as `source` does. seed: of the added weights.
 
-    Masks are as before, but for the stage that is added, which begins as any does, and the one where only v2-128 pools a
-    pyramid.
+    Masks are as before, but for those of the added stage, which begins as any does, and of the one where only v2-128
+    pools a pyramid.
     """
     while source.config.variant != variant:
         source = _doubled(source, seed)
