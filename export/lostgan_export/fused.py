@@ -31,6 +31,7 @@ from lostgan_train.networks.masks import (
     fit_masks,
     lattice,
     object_map,
+    on_canvas,
     paste_masks,
     pooling_matrix,
     split_bottleneck,
@@ -110,7 +111,8 @@ class FusedGenerator(nn.Module):
         rows, columns = self._inside(boxes)
         x = self.fc(z_img.to(dtype))
         if self.label_context is not None:
-            x = x + F.embedding(labels, self.label_context).sum(1).to(dtype)
+            context = F.embedding(labels, self.label_context) * on_canvas(boxes).unsqueeze(-1)
+            x = x + context.sum(1).to(dtype)
         x = x.view(-1, self.channels, START_SIDE, START_SIDE)
         masks = pasted
         for k, block in enumerate(self.blocks):

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from conftest import Arrays, Cli
+from lostgan_serve.contract import PAD_BOX
 from lostgan_serve.errors import CheckpointError, InputError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.commands import import_weights
@@ -385,7 +386,8 @@ def test_a_small_object_reaches_the_whole_picture_where_masks_are_pooled(pooled:
 @torch.inference_mode()
 def test_labels_set_the_light_of_the_whole_picture_and_styles_do_not() -> None:
     """With a labels' context, one label more changes the map that the blocks start from, everywhere and wherever its
-    box is; nothing else does. Untrained, the context is nothing, and empty slots never add to it."""
+    box is; nothing else does. Untrained, the context is nothing, and empty slots never add to it, whatever their label.
+    """
     config = GeneratorConfig("v1-128", num_labels=9, ch=4, mask_classes=9)
     plain, generator = Generator(config), Generator(replace(config, label_context=True))
     initialize(plain, seed=0)
@@ -394,11 +396,13 @@ def test_labels_set_the_light_of_the_whole_picture_and_styles_do_not() -> None:
     assert torch.equal(plain.eval()(labels, boxes, z_obj, z_img).image, generator.eval()(*a_layout()).image)
     assert generator.label_context is not None
     generator.label_context[1:].normal_(generator=torch.Generator().manual_seed(1))
-    start = generator.start(labels, z_img)
-    assert torch.equal(start, generator.start(torch.cat([labels, torch.zeros_like(labels)], 1), z_img))
-    torch.testing.assert_close(start, generator.start(labels.flip(1), z_img))
-    more = generator.start(torch.cat([labels, torch.full_like(labels[:, :1], 5)], 1), z_img)
-    assert ((more - start).abs().amax(1) > 0.1).all()
+    start = generator.start(labels, boxes, z_img)
+    torch.testing.assert_close(start, generator.start(labels.flip(1), boxes, z_img))
+    more = torch.cat([labels, torch.full_like(labels[:, :1], 5)], 1)
+    empty, corner = torch.tensor(PAD_BOX), torch.tensor([0.9, 0.9, 0.05, 0.05])
+    without, beside = (torch.cat([boxes, box.expand(2, 1, 4)], 1) for box in (empty, corner))
+    assert torch.equal(start, generator.start(more, without, z_img))
+    assert ((generator.start(more, beside, z_img) - start).abs().amax(1) > 0.1).all()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lostgan_serve.contract import IMAGE_LABEL, Z_DIM
 from lostgan_train.networks.formulation import OURS, Formulation
 from lostgan_train.networks.layers import START_SIDE, spectral_conv, spectral_linear
-from lostgan_train.networks.masks import MASK_MAP_SIDE, ObjectMaskNet, draw_boxes, fit_masks
+from lostgan_train.networks.masks import MASK_MAP_SIDE, ObjectMaskNet, draw_boxes, fit_masks, on_canvas
 from lostgan_train.networks.norms import SPADENorm
 
 WIDTHS = {
@@ -44,7 +44,7 @@ class GeneratorConfig:
     each of their pixels. The paper samples masks there, between whose samples small objects vanish, so that a moon
     cannot darken a whole sky. label_context: the labels at hand change the map that the blocks start from. The paper
     has nothing of the kind: there an object reaches as far as the first convolutions do, and a moon on the left leaves
-    daylight on the right. Styles and boxes have no part in it, so objects' styles stay independent.
+    daylight on the right. Styles have no part in it, so they stay independent of one another.
 
     Raises ValueError for an unknown variant or norm, or impossible sizes.
     """
@@ -210,7 +210,7 @@ class Generator(nn.Module):
         clip = self.clip(boxes)
         known_by = objects if self.config.norm == "isla" else labels
         refined = self.config.refined_stages(mask_stages)
-        x = self.start(labels, z_img)
+        x = self.start(labels, boxes, z_img)
         for k, block in enumerate(self.blocks):
             if 0 < k <= refined:
                 masks.append(self.refine_masks(k - 1, x, labels, masks[0], clip))
@@ -219,11 +219,15 @@ class Generator(nn.Module):
         image = self.to_rgb(self.final_norm(x).relu()).tanh()
         return GeneratorOutput(image, masks[0], masks[-1], tuple(masks) if all_masks else ())
 
-    def start(self, labels: Tensor, z_img: Tensor) -> Tensor:
-        """Make the map that the blocks start from, [B, C, 4, 4]. labels: [B, O] int64. z_img: [B, 128]."""
+    def start(self, labels: Tensor, boxes: Tensor, z_img: Tensor) -> Tensor:
+        """Make the map that the blocks start from, [B, C, 4, 4]. Objects count whose boxes reach into the canvas.
+
+        labels: [B, O] int64. boxes: [B, O, 4]. z_img: [B, 128].
+        """
         x: Tensor = self.fc(z_img)
         if self.label_context is not None:
-            x = x + F.embedding(labels, self.label_context, padding_idx=IMAGE_LABEL).sum(1)
+            context = F.embedding(labels, self.label_context, padding_idx=IMAGE_LABEL)
+            x = x + (context * on_canvas(boxes).unsqueeze(-1)).sum(1)
         return cast(Tensor, x.unflatten(1, (-1, START_SIDE, START_SIDE)))
 
     def initial_masks(self, objects: Tensor, boxes: Tensor) -> Tensor:

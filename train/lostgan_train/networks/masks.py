@@ -61,6 +61,13 @@ def draw_boxes(boxes: Tensor, side: int) -> Tensor:
     return (inside_y.unsqueeze(-1) & inside_x.unsqueeze(-2)).to(boxes.dtype)
 
 
+def on_canvas(boxes: Tensor) -> Tensor:
+    """Tell objects from empty slots: 1 for each box, [..., 4], that reaches into the canvas, else 0. Returns [...]."""
+    corner, size = boxes.split(2, -1)
+    across, down = ((corner < 1) & (corner + size > 0)).to(boxes.dtype).unbind(-1)
+    return across * down
+
+
 def fit_masks(masks: Tensor, side: int, max_pool: bool) -> Tensor:
     """Resize masks [B, O, h, h] to those of a map, [B, O, side, side]. max_pool: see `GeneratorConfig`."""
     if max_pool and side < masks.shape[-1]:
