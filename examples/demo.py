@@ -15,20 +15,16 @@ from lostgan_serve.triton.server import running_server
 
 OUT = Path("demo_out")
 REPOSITORY = OUT / "triton_repo"
-LARGE = Path("examples/coast.json")
-"""The layout that is painted with 512 px, too."""
 
 
 def main() -> None:
     """Run from the repository's root."""
-    for resolution in ("128", "512"):
-        command("export", "--res", resolution, "--repository", REPOSITORY, "--replace")
+    command("export", "--res", "128", "--repository", REPOSITORY, "--replace")
     click.secho(f"$ lostgan-serve serve --repository {REPOSITORY}", bold=True)
     with running_server(REPOSITORY) as endpoints:
         layouts = sorted(Path("examples").glob("*.json"))
-        command("client", *layouts, "--url", endpoints.grpc, "--model", "lostgan_128", "--out", OUT)
-        command("client", LARGE, "--url", endpoints.grpc, "--model", "lostgan_512", "--out", OUT / "512")
-    click.echo(f"the server has stopped; look at {OUT / 'contact-sheet.png'} first, then {OUT / '512'}")
+        command("client", *layouts, "--url", endpoints.grpc, "--out", OUT)
+    click.echo(f"the server has stopped; look at {OUT / 'contact-sheet.png'} first")
 
 
 def command(*arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""Make the pictures of README and docs that show the bundled models anew: `make pictures`.
+"""Make the pictures of README and docs that show the bundled 128 px model anew: `make pictures`.
 
 Those of `evaluate`, of experiments and of benchmarks come from runs that take an hour: their pages name the commands.
 """
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from browser import EditorPage, EditorServer
 from conftest import ROOT, run_cli
@@ -22,44 +22,32 @@ if TYPE_CHECKING:
 
 COAST = ROOT / "examples" / "coast.json"
 
-
-class Figure(NamedTuple):
-    """The words of a picture's command, the file that this writes, and the resolution of the model."""
-
-    words: tuple[object, ...]
-    made: str
-    resolution: int = 128
-
-
-FIGURES = {
-    "demo.png": Figure(("generate", *sorted(COAST.parent.glob("*.json"))), "contact-sheet.png"),
-    "first-picture.png": Figure(("generate", "layout.json", "--samples", 4), "contact-sheet.png"),
-    "coast.styles.png": Figure(("styles", COAST, "--samples", 8), "coast.styles.png"),
-    "coast.morph.png": Figure(("morph", COAST, "--to-seed", 8, "--steps", 6), "coast.morph.png"),
-    "coast-boat-moved.compare.png": Figure(("compare", COAST, "boat-moved.json"), "coast-boat-moved.compare.png"),
-    "coast-256.png": Figure(("generate", COAST), "coast.png", 256),
-    "coast-512.png": Figure(("generate", COAST), "coast.png", 512),
+FIGURES: dict[str, tuple[tuple[object, ...], str]] = {
+    "demo.png": (("generate", *sorted(COAST.parent.glob("*.json"))), "contact-sheet.png"),
+    "first-picture.png": (("generate", "layout.json", "--samples", 4), "contact-sheet.png"),
+    "coast.styles.png": (("styles", COAST, "--samples", 8), "coast.styles.png"),
+    "coast.morph.png": (("morph", COAST, "--to-seed", 8, "--steps", 6), "coast.morph.png"),
+    "coast-boat-moved.compare.png": (("compare", COAST, "boat-moved.json"), "coast-boat-moved.compare.png"),
 }
-"""Pictures in docs/."""
+"""Pictures in docs/, each with the words of its command and the file that this writes."""
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for resolution in sorted({figure.resolution for figure in FIGURES.values()}):
-            run_cli("export", "--res", resolution, "--repository", folder / "repository", check=True)
+        run_cli("export", "--res", 128, "--repository", folder / "repository", check=True)
+        model = folder / "repository" / "lostgan_128"
         readme = (ROOT / "README.md").read_text("utf-8")
         layout = re.search(r"^cat > layout.json <<'EOF'\n(.+?)^EOF", readme, re.MULTILINE | re.DOTALL)
         assert layout
         (folder / "layout.json").write_text(layout[1], "utf-8")
         moved = COAST.read_text("utf-8").replace("[250, 175, 110, 90]", "[430, 175, 110, 90]")
         (folder / "boat-moved.json").write_text(moved, "utf-8")
-        for picture, figure in FIGURES.items():
+        for picture, (words, made) in FIGURES.items():
             out = folder / picture.removesuffix(".png")
-            model = folder / "repository" / f"lostgan_{figure.resolution}"
-            run_cli(*figure.words, "--model", model, "--out", out, check=True, cwd=folder)
-            shutil.copy(out / figure.made, ROOT / "docs" / picture)
-        server = EditorServer(folder / "repository" / "lostgan_128", folder, str(COAST))
+            run_cli(*words, "--model", model, "--out", out, check=True, cwd=folder)
+            shutil.copy(out / made, ROOT / "docs" / picture)
+        server = EditorServer(model, folder, str(COAST))
         try:
             with opened_browser() as browser:
                 with _page(browser, server, 1280, 860) as page:

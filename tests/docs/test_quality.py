@@ -48,24 +48,19 @@ def test_what_was_measured_is_what_is_bundled(path: Path) -> None:
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "evaluation.md"], ids=lambda p: p.stem)
 def test_the_table_of_scores_is_what_was_measured(page: Path) -> None:
-    scores = {f"{read(path)['protocol']['resolution_px']} px": read(path)["scores"] for path in EVALUATIONS}
+    scores = read(BENCHMARKS / "evaluation-scenes-128.json")["scores"]
     rows = quality_rows(page)
     assert len(rows) > 5
     for row in rows:
-        name = row["score"].strip("`")
-        for head, cell in row.items():
-            if head in ("measured", "score"):
-                continue
-            column = scores["128 px" if head == "real images, 128 px" else head]
-            score = column.get(name, {"value": None, "real": None})
-            measured = score["real" if head.startswith("real") else "value"]
-            assert (measured is None) == (cell in ("", "-")), (name, head)
+        score = scores[row["score"].strip("`")]
+        for head, measured in (("generated", score["value"]), ("real images", score["real"])):
+            assert (measured is None) == (row[head] == ""), row
             if measured is None:
                 continue
-            found = NUMBER.match(cell)
-            assert found, (name, head)
-            percent = found[3] and score["facts"].get("unit") != "percent"
-            assert float(found[1]) == pytest.approx(round(measured * (100 if percent else 1), len(found[2] or ""))), row
+            found = NUMBER.match(row[head])
+            assert found, row
+            factor = 100 if found[3] and score["facts"].get("unit") != "percent" else 1
+            assert float(found[1]) == pytest.approx(round(measured * factor, len(found[2] or ""))), row
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "triton_repo").iterdir()), ids=lambda folder: folder.name)

@@ -167,7 +167,7 @@ def test_wrong_labels_become_the_nearest_that_exist(variant: str) -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("kind", ["v1-64", "v2-128", "boxes for masks", "spade"])
+@pytest.mark.parametrize("kind", ["v1-64", "v2-128", "boxes for masks", "spade", "context"])
 def test_empty_slots_do_not_matter(kind: str) -> None:
     few = inputs(7, 2, 3, 3)
     many = {name: torch.from_numpy(array) for name, array in empty_batch(2, 12).items()}
