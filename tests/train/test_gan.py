@@ -19,6 +19,7 @@ from lostgan_serve.errors import CheckpointError, TrainingError
 from lostgan_serve.vocabulary import Vocabulary
 from lostgan_train.data import Batch, Source
 from lostgan_train.loop import BOARD_FOLDER, LOG_FILE
+from lostgan_train.losses import diversity_loss
 from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint, load_discriminator, save_checkpoint
 from lostgan_train.networks.generator import GeneratorConfig
 from lostgan_train.networks.importer import convert_official
@@ -265,6 +266,40 @@ def test_components_can_be_switched_off(without: str, source: Source, tmp_path: 
     assert load_checkpoint(tmp_path / "generator.safetensors").generator.config == generator.config
 
 
+def test_styles_are_pushed_apart(source: Source, tmp_path: Path) -> None:
+    """The same steps with and without it; the loss itself is lower the more two styles differ."""
+    near, far = (torch.zeros(2, 3, 8, 8) + value for value in (0.01, 0.5))
+    assert float(diversity_loss(near, torch.zeros_like(near))) == pytest.approx(1 / 0.02)
+    assert float(diversity_loss(far, torch.zeros_like(far))) == pytest.approx(1 / 0.51)
+    spreads = []
+    for weight in (0.0, 100.0):
+        changes: dict[str, Any] = {"steps": 20, "learning_rate": 1e-2, "diversity_weight": Schedule(((0, weight),))}
+        run = training(source, tmp_path / str(weight), **changes)
+        run.run()
+        assert ("diversity" in losses(tmp_path / str(weight))[-1]) == (weight > 0)
+        batch = next(run.batches(0))
+        rng = torch.Generator().manual_seed(0)
+        slots = batch["labels"].shape[1]
+        with torch.no_grad():
+            first, second = (
+                run.gan.generator.eval()(
+                    batch["labels"],
+                    batch["boxes"],
+                    torch.randn(4, slots, 128, generator=rng),
+                    torch.randn(4, 128, generator=rng),
+                ).image
+                for _ in range(2)
+            )
+        spreads.append(float((first - second).abs().mean()))
+    assert spreads[1] > 1.1 * spreads[0]
+
+
+def test_styles_of_a_single_image_are_refused(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="--batch 4 in 4 parts: --diversity-weight takes"):
+        training(source, tmp_path, accumulate=4, diversity_weight=Schedule(((0, 1.0),)))
+
+
+@pytest.mark.slow
 def test_spade_trains(source: Source, tmp_path: Path) -> None:
     run = training(source, tmp_path, variant="v2-128", steps=1, norm="spade")
     before = {name: value.clone() for name, value in run.gan.generator.named_parameters()}

@@ -21,7 +21,7 @@ from lostgan_train.data import Batch
 from lostgan_train.distributed import Processes
 from lostgan_train.growing import can_grow, grown
 from lostgan_train.loop import SEED_STRIDE, Stateful, update
-from lostgan_train.losses import adversarial_loss, discriminator_loss, mask_loss
+from lostgan_train.losses import adversarial_loss, discriminator_loss, diversity_loss, mask_loss
 from lostgan_train.networks.checkpoint import load_checkpoint, load_discriminator
 from lostgan_train.networks.discriminator import Discriminator, DiscriminatorConfig
 from lostgan_train.networks.formulation import OURS, Formulation
@@ -170,7 +170,7 @@ class GAN:
     def _update_generator(
         self, parts: list[Batch], fake: GeneratorOutput, number: int, losses: dict[str, float]
     ) -> None:
-        """Equation 11, and the loss on masks."""
+        """Equation 11, and the losses on styles and masks."""
         self.generator_optimizer.zero_grad(set_to_none=True)
         self.discriminator.requires_grad_(False)
         totals: dict[str, Tensor] = {}
@@ -186,6 +186,8 @@ class GAN:
                 if self.perceptual is not None:
                     weight = self.settings.perceptual_weight.at(number)
                     terms["perceptual"] = weight * self.perceptual(image, part["image"])
+                if weight := self.settings.diversity_weight.at(number):
+                    terms["diversity"] = weight * diversity_loss(image, self._generate(_with_other_styles(part)).image)
                 if "owners" in part:
                     weight = self.settings.mask_weight.at(number)
                     terms["masks"] = weight * mask_loss(made.mask_final, part["labels"], part["owners"])
@@ -248,6 +250,11 @@ def _generator_config(settings: TrainSettings, vocabulary: Vocabulary) -> Genera
     )
 
 
+def _with_other_styles(part: Batch) -> Batch:
+    """Layouts with the style codes of their neighbours."""
+    return part | {name: part[name].roll(1, 0) for name in ("z_obj", "z_img")}
+
+
 def _check_parts(settings: TrainSettings, config: GeneratorConfig, world: int) -> None:
     """Raise TrainingError where a batch does not divide, or where batch norm would see a single value of a channel:
     pyramid pooling normalizes maps of 1 x 1."""
@@ -256,6 +263,11 @@ def _check_parts(settings: TrainSettings, config: GeneratorConfig, world: int) -
         raise TrainingError(
             f"--batch {settings.batch} does not divide into {world} processes x {settings.accumulate} parts; "
             f"choose a multiple of {parts}"
+        )
+    if settings.diversity_weight.ever and settings.batch // parts < 2:
+        raise TrainingError(
+            f"--batch {settings.batch} in {parts} parts: --diversity-weight takes the styles of a part's neighbours, "
+            "which must be 2 or more; raise --batch or lower --accumulate"
         )
     if settings.batch // settings.accumulate == 1 and config.refines_masks and config.pyramid_block is not None:
         raise TrainingError(

@@ -1,4 +1,4 @@
-"""The adversarial losses of section 2.2.5, and one on masks. B images, O slots, N judged objects."""
+"""The adversarial losses of section 2.2.5, and those on styles and masks. B images, O slots, N judged objects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from torch import Tensor
 
 from lostgan_serve.contract import IMAGE_LABEL
 from lostgan_train.networks.discriminator import Scores
+
+_LEAST_DIFFERENCE = 0.01
+"""Added to a difference, of pixels in [-1, 1], so that the loss is bounded."""
 
 
 def discriminator_loss(
@@ -25,6 +28,15 @@ def adversarial_loss(fake: Scores, image_weight: float, object_weight: float) ->
     """-P_D of equation 11 as a mean over images. Detection probabilities do not weigh it: equation 15 rewrites the
     discriminator's loss alone."""
     return -image_weight * fake.image.mean() - object_weight * _per_image(fake.objects, fake)
+
+
+def diversity_loss(images: Tensor, others: Tensor) -> Tensor:
+    """The inverse of how much two styles of each layout differ, as a mean over layouts: the mode seeking loss (Mao et
+    al., 2019), for codes that are drawn alike. It pulls the less, the more they differ.
+
+    images, others: [B, 3, R, R] in [-1, 1].
+    """
+    return (1 / ((images - others).abs().mean((1, 2, 3)) + _LEAST_DIFFERENCE)).mean()
 
 
 def mask_loss(masks: Tensor, labels: Tensor, owners: Tensor) -> Tensor:

@@ -293,6 +293,10 @@ class TrainSettings(Settings):
     perceptual_weight: Schedule = setting(
         "Weight of the perceptual loss.", LOSSES, Schedule(((0, 1.0),)), metavar="WEIGHT", kind=Schedule
     )
+    diversity_weight: Schedule = setting(
+        "Weight of a loss on styles of a layout that look alike; not in the paper.", LOSSES, Schedule(((0, 0.0),)),
+        metavar="WEIGHT", kind=Schedule,
+    )  # fmt: skip
     mask_weight: Schedule = setting(
         "Weight of a loss on masks, for data that have true ones; the paper's learn from images alone.", LOSSES,
         Schedule(((0, 0.0),)), metavar="WEIGHT", kind=Schedule,

@@ -64,8 +64,8 @@ def draw_boxes(boxes: Tensor, side: int) -> Tensor:
 def on_canvas(boxes: Tensor) -> Tensor:
     """Tell objects from empty slots: 1 for each box, [..., 4], that reaches into the canvas, else 0. Returns [...]."""
     corner, size = boxes.split(2, -1)
-    across, down = ((corner < 1) & (corner + size > 0)).to(boxes.dtype).unbind(-1)
-    return across * down
+    inside: Tensor = ((corner < 1) & (corner + size > 0)).to(boxes.dtype)
+    return inside[..., 0] * inside[..., 1]
 
 
 def fit_masks(masks: Tensor, side: int, max_pool: bool) -> Tensor:
