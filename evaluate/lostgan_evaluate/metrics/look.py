@@ -14,11 +14,10 @@ import torch
 
 from lostgan_evaluate.images import Region, read
 from lostgan_evaluate.metrics import Metric, needs_layouts
-from lostgan_evaluate.metrics.object_maps import true_masks
 from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.subject import Subject, Tools
 from lostgan_serve.contract import Array
-from lostgan_train.data.masks import WHOLE, cut, objects_of, without_masks
+from lostgan_train.data.masks import WHOLE, cut, objects_of, read_masks, without_masks
 from lostgan_train.diagnostics import GRASS, SKY, Look, LookMeter, owners_by_box, region_of
 
 
@@ -50,7 +49,9 @@ def _regions(subject: Subject) -> list[Array]:
     assert subject.source is not None
     assert subject.data is not None
     vocabulary, side_px = subject.source.vocabulary, subject.protocol.resolution_px
-    masks = {} if without_masks(subject.data) else true_masks(subject)
+    wanted = [item for example in subject.real for item in objects_of(example)]
+    known = without_masks(subject.data) is None
+    masks = read_masks(subject.data, subject.protocol.split, vocabulary, wanted) if known else {}
     regions = []
     for example in subject.real:
         owners = owners_by_box(torch.tensor(example.boxes), side_px)
