@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from lostgan_serve.contract import Array
 from lostgan_serve.vocabulary import Vocabulary
@@ -16,6 +17,7 @@ from lostgan_train.data import LayoutDataset, Source
 from lostgan_train.diagnostics import Diagnostics, LookMeter, axes_share, owners_by_box, spectrum
 from lostgan_train.distributed import Processes
 from lostgan_train.networks.checkpoint import load_checkpoint
+from lostgan_train.networks.generator import GeneratorOutput
 from lostgan_train.synthetic.compose import draw_scene
 from training import Heard
 
@@ -97,6 +99,21 @@ def test_an_untrained_generator_is_far_from_the_real_pictures(diagnostics: Diagn
     line = figures.beside(diagnostics.real)
     assert line.startswith("dark skies") or line.startswith("grid")
     assert "of the rarest labels" in line
+    assert line.endswith(f"two styles differ by {figures.styles:.1f}")
+    assert 5 < figures.styles < 128
+    assert "styles" not in diagnostics.real.measured()
+
+
+@pytest.mark.slow
+def test_a_generator_that_ignores_styles_is_told(diagnostics: Diagnostics, tiny_checkpoint: Path) -> None:
+    generator = load_checkpoint(tiny_checkpoint).generator
+    forward = generator.forward
+
+    def deaf(labels: Tensor, boxes: Tensor, z_obj: Tensor, z_img: Tensor) -> GeneratorOutput:
+        return forward(labels, boxes, torch.zeros_like(z_obj), torch.zeros_like(z_img))
+
+    generator.forward = deaf  # type: ignore[method-assign, assignment]
+    assert diagnostics(generator).styles == 0
 
 
 class Asked(LayoutDataset):

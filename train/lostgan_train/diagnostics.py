@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,30 +79,33 @@ class LookMeter:
 @dataclass(frozen=True)
 class Figures:
     """Figures of pictures and of the layouts that they show. look: of the pictures alone. recognised: mean recall over
-    labels, by a classifier of crops. recognised_rarest: the same over the five rarest labels."""
+    labels, by a classifier of crops. recognised_rarest: the same over the five rarest labels. styles: mean difference
+    of two pictures of a layout, in levels of 255; NaN for real ones, of which there is one."""
 
     look: Look
     recognised: float
     recognised_rarest: float
+    styles: float = math.nan
 
     def measured(self) -> dict[str, float]:
         """The figures by name, without those that could not be measured."""
-        own = {"recognised": self.recognised, "recognised_rarest": self.recognised_rarest}
+        own = {"recognised": self.recognised, "recognised_rarest": self.recognised_rarest, "styles": self.styles}
         return {name: value for name, value in (vars(self.look) | own).items() if not math.isnan(value)}
 
     def beside(self, real: Figures) -> str:
-        """One line for people: the figures, and in brackets those of the real pictures."""
+        """One line for people: the figures, and in brackets those of the real pictures, where there are any."""
         own, theirs = self.measured(), real.measured()
         return ", ".join(
-            f"{words} {own[name]:{form}} ({theirs[name]:{form}})"
+            f"{words} {own[name]:{form}}" + (f" ({theirs[name]:{form}})" if name in theirs else "")
             for name, words, form in (
                 ("grid", "grid", ".3f"),
                 ("dark_sky", "dark skies", ".1%"),
                 ("sky_spread", "spread of sky colours", ".0f"),
                 ("recognised", "recognised", ".1%"),
                 ("recognised_rarest", "of the rarest labels", ".1%"),
+                ("styles", "two styles differ by", ".1f"),
             )
-            if name in own and name in theirs
+            if name in own
         )
 
 
@@ -135,15 +138,22 @@ class Diagnostics:
     @torch.no_grad()
     def __call__(self, generator: Generator) -> Figures:
         """The figures of a generator in evaluation mode."""
+        pictures = self._generated(generator, 0)
+        others = self._generated(generator, len(self.items))
+        styles = float((pictures.int() - others.int()).abs().double().mean())
+        return replace(self._figures(pictures), styles=styles)
+
+    def _generated(self, generator: Generator, first_seed: int) -> Tensor:
+        """A picture of each layout, [N, R, R, 3] uint8."""
         device = next(generator.parameters()).device
         pictures = []
         for start in range(0, len(self.items), _BATCH):
             items = self.items[start : start + _BATCH]
-            codes = [style_codes(start + k, len(item["labels"])) for k, item in enumerate(items)]
+            codes = [style_codes(first_seed + start + k, len(item["labels"])) for k, item in enumerate(items)]
             inputs = [torch.stack([item[name] for item in items]) for name in ("labels", "boxes")]
             inputs += [torch.stack(each) for each in zip(*codes, strict=True)]
             pictures.append(to_pixels(generator(*(tensor.to(device) for tensor in inputs)).image.float()).cpu())
-        return self._figures(torch.cat(pictures))
+        return torch.cat(pictures)
 
     def _figures(self, images: Tensor) -> Figures:
         """The figures of pictures, [N, R, R, 3] uint8."""
