@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -99,7 +100,8 @@ def _connected(folder: Path) -> Iterator[ModuleType]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         options = {"include_dashboard": False, "_temp_dir": str(_own(folder))}
         if home := os.environ.get("HOME"):
-            options["runtime_env"] = {"env_vars": {"HOME": home}}
+            # Workers with an environment of their own are started by a shell, which Ray hands the path as it is.
+            options["runtime_env"] = {"env_vars": {"HOME": home}, "py_executable": shlex.quote(sys.executable)}
     elif address != "auto":
         _knock(address)
     ray = require("ray", "ray")

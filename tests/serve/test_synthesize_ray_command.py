@@ -113,3 +113,15 @@ def test_a_folder_too_deep_for_ray_s_sockets_is_done_without(
     command = ["synthesize", *EXAMPLES, "--model", tiny_model, "--out", tmp_path / "set", "--engine", "ray"]
     cli(*command, check=True)
     assert not list(deep.iterdir())
+
+
+def test_a_python_in_a_folder_with_a_space(temporary: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A shell starts Ray's workers; they died at once, and Ray started others for ever."""
+    (tmp_path / "my projects").mkdir()
+    environment = tmp_path / "my projects" / "venv"
+    environment.symlink_to(Path(sys.prefix))
+    command = [environment / "bin" / "python", environment / "bin" / "lostgan-serve", "synthesize", EXAMPLES[0]]
+    options = ["--model", tiny_model, "--out", tmp_path / "set", "--engine", "ray"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "set" / "images").rglob("*.png"))
