@@ -121,7 +121,7 @@ def test_a_python_in_a_folder_with_a_space(temporary: Path, tiny_model: Path, tm
     environment = tmp_path / "my projects" / "venv"
     environment.symlink_to(Path(sys.prefix))
     command = [environment / "bin" / "python", environment / "bin" / "lostgan-serve", "synthesize", EXAMPLES[0]]
-    options = ["--model", tiny_model, "--out", tmp_path / "set", "--engine", "ray"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    command += ["--model", tiny_model, "--out", tmp_path / "set", "--engine", "ray"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "set" / "images").rglob("*.png"))
