@@ -17,7 +17,7 @@ from lostgan_evaluate.metrics import Metric, needs_layouts
 from lostgan_evaluate.scores import Measured, Score
 from lostgan_evaluate.subject import Subject, Tools
 from lostgan_serve.contract import Array
-from lostgan_train.data.masks import WHOLE, cut, objects_of, read_masks, without_masks
+from lostgan_train.data.masks import WHOLE, all_objects, cut, objects_of, read_masks, without_masks
 from lostgan_train.diagnostics import GRASS, SKY, Look, LookMeter, owners_by_box, region_of
 
 
@@ -49,15 +49,14 @@ def _regions(subject: Subject) -> list[Array]:
     assert subject.source is not None
     assert subject.data is not None
     vocabulary, side_px = subject.source.vocabulary, subject.protocol.resolution_px
-    wanted = [item for example in subject.real for item in objects_of(example)]
     known = without_masks(subject.data) is None
-    masks = read_masks(subject.data, subject.protocol.split, vocabulary, wanted) if known else {}
+    masks = read_masks(subject.data, subject.protocol.split, vocabulary, all_objects(subject.real)) if known else {}
     regions = []
     for example in subject.real:
         owners = owners_by_box(torch.tensor(example.boxes), side_px)
         for slot, item in enumerate(objects_of(example)):
             if item in masks:
-                owners[(owners == slot) & ~cut(masks[item].pixels(), WHOLE, side_px).astype(bool)] = -1
+                owners[(owners == slot) & ~cut(masks[item].pixels(), WHOLE, side_px)] = -1
         regions.append(np.stack([region_of(label, owners, example.labels, vocabulary) for label in (GRASS, SKY)]))
     return regions
 

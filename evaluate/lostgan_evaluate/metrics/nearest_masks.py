@@ -25,7 +25,7 @@ from lostgan_serve.contract import Array
 from lostgan_serve.errors import EvaluationError
 from lostgan_serve.figures import Tile
 from lostgan_train.data import Source
-from lostgan_train.data.masks import TrueMask, TrueObject, cut, objects_of, read_masks, without_masks
+from lostgan_train.data.masks import TrueMask, TrueObject, all_objects, cut, objects_of, read_masks, without_masks
 
 SIDE_PX = 32
 """Side that masks are compared at, as in the paper."""
@@ -114,7 +114,7 @@ def _measure(subject: Subject, tools: Tools) -> Measured:
     assert subject.training is not None
     assert subject.training_data is not None
     vocabulary = subject.source.vocabulary
-    evaluated = [item for example in subject.real for item in objects_of(example)]
+    evaluated = all_objects(subject.real)
     drawn = _drawn(subject.training, {item.label for item in evaluated}, tools.seed)
     with tools.progress.stage("reading true masks of training images"):
         truth = _true(read_masks(subject.training_data, "train", vocabulary, drawn))

@@ -15,7 +15,17 @@ from lostgan_serve.contract import Array
 from lostgan_serve.errors import EvaluationError
 from lostgan_serve.files import reading
 from lostgan_train.data import Example
-from lostgan_train.data.masks import WHOLE, TrueMask, TrueObject, cut, objects_of, read_masks, without_masks
+from lostgan_train.data.masks import (
+    WHOLE,
+    TrueMask,
+    TrueObject,
+    all_objects,
+    cut,
+    objects_of,
+    only_boxes,
+    read_masks,
+    without_masks,
+)
 from lostgan_train.diagnostics import owners_by_box
 
 
@@ -33,10 +43,9 @@ def true_masks(subject: Subject) -> dict[TrueObject, TrueMask]:
     """True masks of the objects of the real images. Raises EvaluationError where the annotations have none."""
     assert subject.source is not None
     assert subject.data is not None
-    wanted = [item for example in subject.real for item in objects_of(example)]
-    found = read_masks(subject.data, subject.protocol.split, subject.source.vocabulary, wanted)
+    found = read_masks(subject.data, subject.protocol.split, subject.source.vocabulary, all_objects(subject.real))
     if not found:
-        raise EvaluationError(f"{subject.data}: its annotations have no masks (segmentation), only boxes")
+        raise EvaluationError(only_boxes(subject.data))
     return found
 
 

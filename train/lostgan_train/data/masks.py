@@ -54,9 +54,19 @@ def objects_of(example: Example) -> list[TrueObject]:
     return [TrueObject(example.image, *pair) for pair in zip(example.labels, example.boxes, strict=True)]
 
 
+def all_objects(examples: Iterable[Example]) -> list[TrueObject]:
+    """The objects of images, in their order."""
+    return [item for example in examples for item in objects_of(example)]
+
+
 def without_masks(folder: Path) -> str | None:
     """Why there are no true masks in a folder of data."""
     return f"{folder}: Visual Genome annotates boxes, and no masks" if is_visual_genome(folder) else None
+
+
+def only_boxes(folder: Path) -> str:
+    """The words for data in which no mask was found."""
+    return f"{folder}: its annotations have no masks (segmentation), only boxes"
 
 
 NOBODY = -1
@@ -100,9 +110,8 @@ def read_owners(source: Source, folder: Path, images: Path | None, side_px: int)
     """
     if reason := without_masks(folder):
         raise DataError(reason)
-    wanted = [item for example in source.examples for item in objects_of(example)]
-    if not (masks := read_masks(folder, "train", source.vocabulary, wanted, images)):
-        raise DataError(f"{folder}: its annotations have no masks (segmentation), only boxes")
+    if not (masks := read_masks(folder, "train", source.vocabulary, all_objects(source.examples), images)):
+        raise DataError(only_boxes(folder))
     return Owners(masks, side_px)
 
 
