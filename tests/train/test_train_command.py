@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from conftest import Cli, fails_in_one_line
@@ -106,6 +107,18 @@ def test_another_precision_is_taken_up(scenes: Path, tmp_path: Path) -> None:
     run("--resume", "--out", tmp_path, "--steps", 2, "--precision", "fp16")
     run("--resume", "--out", tmp_path, "--steps", 3, "--precision", "bf16")
     assert len(losses(tmp_path)) == 3
+
+
+def test_a_precision_that_this_cpu_emulates_is_told(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {}
+    for cpu in ("AVX2", "AVX512"):
+        for precision in ("fp32", "bf16"):
+            monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda cpu=cpu: cpu)
+            words = (*OPTIONS, "--data", scenes, "--steps", 1, "--out", tmp_path / cpu / precision)
+            told[cpu, precision] = "bf16 is emulated" in run(*words, "--precision", precision)
+    assert told == {case: case == ("AVX2", "bf16") for case in told}
 
 
 def test_a_run_of_the_other_command_is_named(scenes: Path, tmp_path: Path) -> None:

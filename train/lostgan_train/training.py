@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lostgan_serve.errors import CheckpointError, TrainingError
 from lostgan_serve.files import write_file
 from lostgan_serve.progress import SILENT, Progress
@@ -100,6 +102,12 @@ def open_source(settings: TrainSettings, progress: Progress = SILENT) -> Source:
     return source
 
 
+def _emulated(precision: str, device: torch.device) -> bool:
+    """Whether a type of 16 bits is computed without instructions that are made for it, or wide enough to make up."""
+    narrow = torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+    return precision != "fp32" and device.type == "cpu" and narrow
+
+
 def _write_settings(settings: TrainSettings, out: Path, resume: bool, done: int) -> None:
     """Write run.json, or the changes to it; in the first process. Raises OutputError."""
     if not distributed.start().first:
@@ -175,6 +183,11 @@ class TrainingRun:
     def begin(self) -> None:
         """Go on from the newest state; without any, begin with the weights that the settings name. Raises
         CheckpointError where no state can be read, or it is of data with other labels."""
+        if _emulated(self.settings.precision, self.gan.device):
+            self.progress.note(
+                f"note: this CPU has no AVX-512, and without it {self.settings.precision} is emulated: a step can take "
+                "ten times as long as in fp32; better stop, and go on with --resume --precision fp32"
+            )
         if not self.loop.resume(self._check):
             self.gan.start(self.progress)
 
