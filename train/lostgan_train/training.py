@@ -103,9 +103,8 @@ def open_source(settings: TrainSettings, progress: Progress = SILENT) -> Source:
 
 
 def _emulated(precision: str, device: torch.device) -> bool:
-    """Whether a type of 16 bits is computed without instructions that are made for it, or wide enough to make up."""
-    narrow = torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
-    return precision != "fp32" and device.type == "cpu" and narrow
+    """Whether a type of 16 bits is computed on an x86 CPU without AVX-512."""
+    return precision != "fp32" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def _write_settings(settings: TrainSettings, out: Path, resume: bool, done: int) -> None:

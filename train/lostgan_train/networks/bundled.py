@@ -17,7 +17,7 @@ def bundled_checkpoint(resolution: int) -> Path:
     """The checkpoint of the bundled model of `resolution` px. Raises CheckpointError where there is none."""
     known = _files()
     if resolution not in known:
-        resolutions = " and ".join(map(str, sorted(known))) or "none"
+        resolutions = ", ".join(map(str, sorted(known))) or "none"
         raise CheckpointError(
             f"there are no bundled weights of {resolution} px (of {resolutions} px there are); import released ones "
             "with `lostgan-serve import` and name them with --checkpoint, or give --random-weights 0 for an untrained "
