@@ -137,17 +137,17 @@ class TrainingRun:
         self.progress = processes.telling(progress)
         self.gan = GAN(settings, source.vocabulary, processes, formulation)
         side = self.gan.generator.config.resolution
-        self.dataset = LayoutDataset(source, side, seed=settings.seed, owners=self._owners())
         self.shown = LayoutDataset(source, side, flip=False)
         self.sampling = Sampling(
             settings.batch, settings.seed, settings.discriminator_updates, settings.balance,
             processes.rank, processes.count,
         )  # fmt: skip
-        if len(self.dataset) < self.sampling.images:
+        if len(self.shown) < self.sampling.images:
             raise TrainingError(
                 f"--batch {settings.batch}: a step takes {self.sampling.images} images, more than the "
-                f"{len(self.dataset)} of the data; lower it"
+                f"{len(self.shown)} of the data; lower it"
             )
+        self.dataset = LayoutDataset(source, side, seed=settings.seed, owners=self._owners())
         rhythm = Rhythm(settings.steps, settings.checkpoint_every, settings.keep, settings.sample_every)
         about = {"vocabulary": source.vocabulary.labels, "images": len(self.dataset)}
         self.loop = Loop(
