@@ -27,7 +27,7 @@ COUNT ?= 20000
 fuzz: .venv/installed
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(TARGETS) --count $(COUNT)
 
-# Those of README and docs/ that show what the bundled 128 px model generates, for a look at their difference.
+# Those of README and docs/ that show what the bundled models generate, for a look at their difference.
 pictures: .venv/installed
 	PYTHONPATH=tests $(BIN)/python tests/pictures.py
 

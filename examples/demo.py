@@ -1,4 +1,4 @@
-"""The whole path in one go (`make demo`): export, serve, generate pictures of the examples, stop.
+"""The whole path in one go (`make demo`): export, serve, generate pictures of the examples, one of 512 px, stop.
 
 Each step prints the command that does the same by hand. Everything it makes is in demo_out/.
 """
@@ -14,17 +14,22 @@ import click
 from lostgan_serve.triton.server import running_server
 
 OUT = Path("demo_out")
+LARGE = OUT / "512px"
+LARGE_LAYOUT = Path("examples/mountain-lake.json")
 REPOSITORY = OUT / "triton_repo"
 
 
 def main() -> None:
     """Run from the repository's root."""
-    command("export", "--res", "128", "--repository", REPOSITORY, "--replace")
+    for resolution in (128, 512):
+        command("export", "--res", resolution, "--repository", REPOSITORY, "--replace")
     click.secho(f"$ lostgan-serve serve --repository {REPOSITORY}", bold=True)
     with running_server(REPOSITORY) as endpoints:
         layouts = sorted(Path("examples").glob("*.json"))
-        command("client", *layouts, "--url", endpoints.grpc, "--out", OUT)
-    click.echo(f"the server has stopped; look at {OUT / 'contact-sheet.png'} first")
+        command("client", *layouts, "--model", "lostgan_128", "--url", endpoints.grpc, "--out", OUT)
+        command("client", LARGE_LAYOUT, "--model", "lostgan_512", "--url", endpoints.grpc, "--out", LARGE)
+    image = LARGE / f"{LARGE_LAYOUT.stem}.png"
+    click.echo(f"the server has stopped; look at {OUT / 'contact-sheet.png'} first, then at {image}")
 
 
 def command(*arguments: object) -> None:

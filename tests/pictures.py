@@ -1,4 +1,4 @@
-"""Make the pictures of README and docs that show the bundled 128 px model anew: `make pictures`.
+"""Make the pictures of README and docs that show what the bundled models generate anew: `make pictures`.
 
 Those of `evaluate`, of experiments and of benchmarks come from runs that take an hour: their pages name the commands.
 """
@@ -20,34 +20,39 @@ from lostgan_export.bench.editor import opened_browser
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-COAST = ROOT / "examples" / "coast.json"
+EXAMPLES = ROOT / "examples"
+COAST = EXAMPLES / "coast.json"
+LAKE = EXAMPLES / "mountain-lake.json"
 
-FIGURES: dict[str, tuple[tuple[object, ...], str]] = {
-    "demo.png": (("generate", *sorted(COAST.parent.glob("*.json"))), "contact-sheet.png"),
-    "first-picture.png": (("generate", "layout.json", "--samples", 4), "contact-sheet.png"),
-    "coast.styles.png": (("styles", COAST, "--samples", 8), "coast.styles.png"),
-    "coast.morph.png": (("morph", COAST, "--to-seed", 8, "--steps", 6), "coast.morph.png"),
-    "coast-boat-moved.compare.png": (("compare", COAST, "boat-moved.json"), "coast-boat-moved.compare.png"),
+FIGURES: dict[str, tuple[int, tuple[object, ...], str]] = {
+    "demo.png": (128, ("generate", *sorted(EXAMPLES.glob("*.json"))), "contact-sheet.png"),
+    "first-picture.png": (128, ("generate", "layout.json", "--samples", 4), "contact-sheet.png"),
+    "coast.styles.png": (128, ("styles", COAST, "--samples", 8), "coast.styles.png"),
+    "coast.morph.png": (128, ("morph", COAST, "--to-seed", 8, "--steps", 6), "coast.morph.png"),
+    "coast-boat-moved.compare.png": (128, ("compare", COAST, "boat-moved.json"), "coast-boat-moved.compare.png"),
+    "256px.png": (256, ("generate", *sorted(EXAMPLES.glob("*.json"))), "contact-sheet.png"),
+    "512px.png": (512, ("generate", LAKE), "mountain-lake.png"),
 }
-"""Pictures in docs/, each with the words of its command and the file that this writes."""
+"""Pictures in docs/, each with the model's resolution, the words of its command and the file that this writes."""
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run_cli("export", "--res", 128, "--repository", folder / "repository", check=True)
-        model = folder / "repository" / "lostgan_128"
+        models = {resolution: folder / "repository" / f"lostgan_{resolution}" for resolution in (128, 256, 512)}
+        for resolution in models:
+            run_cli("export", "--res", resolution, "--repository", folder / "repository", check=True)
         readme = (ROOT / "README.md").read_text("utf-8")
         layout = re.search(r"^cat > layout.json <<'EOF'\n(.+?)^EOF", readme, re.MULTILINE | re.DOTALL)
         assert layout
         (folder / "layout.json").write_text(layout[1], "utf-8")
         moved = COAST.read_text("utf-8").replace("[250, 175, 110, 90]", "[430, 175, 110, 90]")
         (folder / "boat-moved.json").write_text(moved, "utf-8")
-        for picture, (words, made) in FIGURES.items():
+        for picture, (resolution, words, made) in FIGURES.items():
             out = folder / picture.removesuffix(".png")
-            run_cli(*words, "--model", model, "--out", out, check=True, cwd=folder)
+            run_cli(*words, "--model", models[resolution], "--out", out, check=True, cwd=folder)
             shutil.copy(out / made, ROOT / "docs" / picture)
-        server = EditorServer(model, folder, str(COAST))
+        server = EditorServer(models[128], folder, str(COAST))
         try:
             with opened_browser() as browser:
                 with _page(browser, server, 1280, 860) as page:

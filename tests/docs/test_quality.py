@@ -27,10 +27,10 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def quality_rows(page: Path) -> list[dict[str, str]]:
-    """The rows of a page's table of scores, by the heads of its columns."""
+def rows_of(page: Path, beginning: str) -> list[dict[str, str]]:
+    """The rows of the page's table that begins so, by the heads of its columns."""
     lines = page.read_text("utf-8").splitlines()
-    start = next(n for n, line in enumerate(lines) if line.startswith("| measured | score |"))
+    start = next(n for n, line in enumerate(lines) if line.startswith(beginning))
     heads, rows = cells(lines[start]), []
     for line in lines[start + 2 :]:
         if not line.startswith("|"):
@@ -49,18 +49,37 @@ def test_what_was_measured_is_what_is_bundled(path: Path) -> None:
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "evaluation.md"], ids=lambda p: p.stem)
 def test_the_table_of_scores_is_what_was_measured(page: Path) -> None:
     scores = read(BENCHMARKS / "evaluation-scenes-128.json")["scores"]
-    rows = quality_rows(page)
+    rows = rows_of(page, "| measured | score |")
     assert len(rows) > 5
     for row in rows:
         score = scores[row["score"].strip("`")]
         for head, measured in (("generated", score["value"]), ("real images", score["real"])):
             assert (measured is None) == (row[head] == ""), row
-            if measured is None:
-                continue
-            found = NUMBER.match(row[head])
-            assert found, row
-            factor = 100 if found[3] and score["facts"].get("unit") != "percent" else 1
-            assert float(found[1]) == pytest.approx(round(measured * factor, len(found[2] or ""))), row
+            if measured is not None:
+                assert_rounded(row[head], measured, score)
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_the_table_of_resolutions_is_what_was_measured(path: Path) -> None:
+    evaluation = read(path)
+    rows = rows_of(ROOT / "docs" / "evaluation.md", "| score | 128 px |")
+    assert len(rows) > 5
+    for row in rows:
+        score = evaluation["scores"][row["score"].strip("`")]
+        cell = row[f"{evaluation['subject']['model']['resolution']} px"]
+        assert_rounded(cell, score["value"], score)
+        in_brackets = re.search(r"\((.+)\)", cell)
+        assert (in_brackets is None) == (score["real"] is None), row
+        if in_brackets:
+            assert_rounded(in_brackets[1], score["real"], score)
+
+
+def assert_rounded(cell: str, measured: float, score: dict[str, Any]) -> None:
+    """A number, with as many digits as it has, is the one that was measured."""
+    found = NUMBER.match(cell)
+    assert found, cell
+    factor = 100 if found[3] and score["facts"].get("unit") != "percent" else 1
+    assert float(found[1]) == pytest.approx(round(measured * factor, len(found[2] or ""))), cell
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "triton_repo").iterdir()), ids=lambda folder: folder.name)
