@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from lostgan_serve.errors import LayoutError
 from lostgan_serve.files import reading
@@ -51,21 +52,27 @@ def read_sources(paths: Sequence[Path], capacity: int, progress: Progress = SILE
     return Sources(layouts, left_out)
 
 
-class _Image(BaseModel):
+# Records of a set are dataclasses with slots, which are made twice as fast as models: there may be a million.
+
+
+@pydantic_dataclass(slots=True)
+class _Image:
     id: int
     width: Finite = Field(gt=0)
     height: Finite = Field(gt=0)
     file_name: str = ""
 
 
-class _Annotation(BaseModel):
+@pydantic_dataclass(slots=True)
+class _Annotation:
     image_id: int
     category_id: int
     bbox: tuple[Finite, Finite, Finite, Finite]
     iscrowd: int = 0
 
 
-class _Category(BaseModel):
+@pydantic_dataclass(slots=True)
+class _Category:
     id: int
     name: Text
 
