@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -78,12 +77,9 @@ def test_a_model_that_goes_wrong_is_unready_and_started_again(
     mark = tmp_path / "mark"
     code = MISBEHAVING.replace("{deed}", DEEDS[reason])
     with serving_a_model_of(code, mark, tiny_repository) as (process, (http_, _, metrics)):
-        time.sleep(1)  # the first probe has its answer
+        until(lambda: b"lostgan_serve_probe_seconds{" in asked(metrics, "/metrics")[1], within_s=60)
         mark.touch()
-        began = time.monotonic()
-        while asked(http_, "/v2/health/ready")[0] == 200:
-            assert time.monotonic() < began + 14
-            time.sleep(0.2)
+        until(lambda: asked(http_, "/v2/health/ready")[0] != 200, within_s=60)  # patience grows with the first answer
         assert process.stderr
         told = [process.stderr.readline() for _ in range(4)]
         assert f"the model {MODEL} {reason}; starting tritonserver again\n" in told

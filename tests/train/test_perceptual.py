@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from conftest import ROOT
 from lostgan_serve.errors import CheckpointError, InputError, MissingExtraError
 from lostgan_train import perceptual
 from lostgan_train.data import Source
-from lostgan_train.perceptual import efficientnet_lite0, perceptual_loss
+from lostgan_train.perceptual import efficientnet_lite0, perceptual_loss, shifted_alike
 from lostgan_train.settings import LITE, NONE
 from training import losses, training
 
@@ -59,6 +59,25 @@ def test_efficientnet_lite0_pulls_an_image_to_its_target() -> None:
     loss = perceptual_loss(LITE)
     assert loss is not None
     pulls(loss, 64)
+
+
+def test_shifts_free_its_pull_from_the_strides_lattice() -> None:
+    loss, period, seeds = perceptual_loss(LITE), 4, range(16)
+    assert loss is not None
+    target, *images = torch.rand(len(seeds) + 1, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def spread(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+        """The strongest pull at a place of the lattice over the weakest, over many images."""
+        power = torch.zeros(period, period)
+        for image, (moved, wanted) in zip(images, pairs, strict=True):
+            (pull,) = torch.autograd.grad(loss(moved, wanted), image)
+            power += pull.square().mean((0, 1)).view(-1, period, 32 // period, period).mean((0, 2))
+        return float(power.max() / power.min())
+
+    for image in images:
+        image.requires_grad_()
+    fixed = spread((image, target) for image in images)
+    assert spread(shifted_alike(k, images[k], target) for k in seeds) < 1 + (fixed - 1) / 2
 
 
 def test_no_perceptual_loss_is_none() -> None:

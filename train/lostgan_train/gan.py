@@ -28,7 +28,7 @@ from lostgan_train.networks.formulation import OURS, Formulation
 from lostgan_train.networks.generator import Generator, GeneratorConfig, GeneratorOutput, Norm
 from lostgan_train.networks.importer import mask_classes
 from lostgan_train.networks.layers import initialize
-from lostgan_train.perceptual import perceptual_loss
+from lostgan_train.perceptual import perceptual_loss, shifted_alike
 from lostgan_train.settings import TrainSettings
 
 _BETAS = (0.0, 0.999)
@@ -185,7 +185,8 @@ class GAN:
                 }
                 if self.perceptual is not None:
                     weight = self.settings.perceptual_weight.at(number)
-                    terms["perceptual"] = weight * self.perceptual(image, part["image"])
+                    seed = self.settings.seed * SEED_STRIDE + number
+                    terms["perceptual"] = weight * self.perceptual(*shifted_alike(seed, image, part["image"]))
                 if weight := self.settings.diversity_weight.at(number):
                     terms["diversity"] = weight * diversity_loss(image, self._generate(_with_other_styles(part)).image)
                 if "owners" in part:

@@ -23,6 +23,21 @@ _RELU_OUTPUTS = (2, 7, 12, 21, 30)  # ends of relu1_1, relu2_1, ... relu5_1 in t
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+_COARSEST_STRIDE_PX = 16
+"""Of the maps that either loss compares."""
+
+
+def shifted_alike(seed: int, *images: Tensor) -> tuple[Tensor, ...]:
+    """Shift images round by the same random offset below 16 px on each axis, drawn from the seed.
+
+    A strided network pulls harder at some pixels of its strides' lattice than at others, and generators learn that
+    lattice as a grid. Shifted anew at each step, all pixels are pulled alike. images: [B, C, R, R].
+    """
+    rng = torch.Generator().manual_seed(seed)
+    offset_px = torch.randint(_COARSEST_STRIDE_PX, (2,), generator=rng).tolist()
+    return tuple(image.roll(offset_px, (2, 3)) for image in images)
+
+
 def perceptual_loss(name: str) -> nn.Module | None:
     """The loss that `--perceptual` names: none, efficientnet-lite0, or a file of VGG19 weights. It takes an image and a
     target, [B, 3, R, R] in [-1, 1], and returns a scalar. Raises CheckpointError, InputError,
