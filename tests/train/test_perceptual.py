@@ -66,7 +66,7 @@ def test_shifts_free_its_pull_from_the_strides_lattice() -> None:
     assert loss is not None
     target, *images = torch.rand(len(seeds) + 1, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
-    def spread(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    def spread(pairs: Iterable[tuple[Tensor, ...]]) -> float:
         """The strongest pull at a place of the lattice over the weakest, over many images."""
         power = torch.zeros(period, period)
         for image, (moved, wanted) in zip(images, pairs, strict=True):
