@@ -9,7 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,6 +237,14 @@ def fails_in_one_line(done: subprocess.CompletedProcess[str], words: Sequence[ob
     assert message.startswith("error: ")
     for word in words:
         assert str(word) in message, message
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Assert that a block takes under 10 s of CPU time, tenfold what refusals take: a busy machine may be that slow."""
+    start = time.process_time()
+    yield
+    assert time.process_time() - start < 10
 
 
 def tree(folder: Path) -> dict[str, str]:

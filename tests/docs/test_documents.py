@@ -23,6 +23,9 @@ README_BYTES = 9000
 TYPED = re.compile(r"^ *(\$|lostgan-serve|make|pip|docker|kubectl|torchrun|tritonserver|curl|jq) ", re.MULTILINE)
 """A command line, in a block for something else."""
 
+TRAINED = ("docs/experiments.md", "docs/usefulness.md")
+"""Documents whose commands train many networks; tests of those commands train smaller ones."""
+
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 
 
@@ -42,7 +45,14 @@ def test_readme_runs(clone: Terminal) -> None:
     assert (clone.folder / "out" / "layout.png").is_file()
 
 
-@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path != README], ids=named)
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(path, id=named(path), marks=[pytest.mark.long] if named(path) in TRAINED else [])
+        for path in DOCUMENTS
+        if path != README
+    ],
+)
 def test_document_runs(document: Path, clone: Terminal, tmp_path: Path) -> None:
     """Every page may take for done what the README says."""
     clone.copied(tmp_path / "lostgan-serve").run(document)

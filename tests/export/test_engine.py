@@ -35,8 +35,9 @@ RTX: Target = "tensorrt-rtx"
 GPU = Device("a GPU", "8.6")
 
 PRECISIONS: dict[str, Precision] = {"v1-128": "fp16", "v2-128": "bf16", "v2-512": "fp16"}
+LARGE = ("v2-256", "v2-512")
 BUILDS = [
-    pytest.param(variant, PRECISIONS.get(variant, "fp32"), marks=[pytest.mark.long] if variant == "v2-512" else [])
+    pytest.param(variant, PRECISIONS.get(variant, "fp32"), marks=[pytest.mark.long] if variant in LARGE else [])
     for variant in WIDTHS
     if variant != "v1-64"
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import EXAMPLES, a_manifest, fails_in_one_line, run_cli
+from conftest import EXAMPLES, a_manifest, at_once, fails_in_one_line, run_cli
 from lostgan_serve.contract import (
     INPUT_NAMES,
     MAX_CODE,
@@ -66,10 +65,8 @@ HOSTILE: dict[str, Callable[[], str]] = {
 def test_a_hostile_file_of_layouts_is_refused_at_once(tmp_path: Path, name: str) -> None:
     path = tmp_path / "hostile.json"
     path.write_text(HOSTILE[name]())
-    start = time.process_time()
-    with pytest.raises(LayoutError, match=r"hostile\.json[: ]") as caught:
+    with at_once(), pytest.raises(LayoutError, match=r"hostile\.json[: ]") as caught:
         load_layouts(path)
-    assert time.process_time() - start < 1
     message = str(caught.value)
     assert len(message) < 400
     assert "\n" not in message
@@ -137,10 +134,8 @@ def test_annotation_files_have_no_limit_that_real_ones_meet(tmp_path: Path) -> N
 def test_hostile_annotations_are_refused_at_once(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "annotations.json"
     path.write_text(text)
-    start = time.process_time()
-    with pytest.raises(LayoutError, match=rf"annotations\.json: .*{words}") as caught:
+    with at_once(), pytest.raises(LayoutError, match=rf"annotations\.json: .*{words}") as caught:
         read_sources([path], 8)
-    assert time.process_time() - start < 1
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from conftest import EXAMPLES, a_manifest, fails_in_one_line, run_cli
+from conftest import EXAMPLES, a_manifest, at_once, fails_in_one_line, run_cli
 from lostgan_serve.contract import MAX_BATCH, MAX_LABELS
 from lostgan_serve.errors import InputError, ModelError
 from lostgan_serve.manifest import METADATA_KEY, Manifest
@@ -115,10 +114,8 @@ def test_an_onnx_file_that_trusts_itself_is_refused(change: Callable[[onnx.Model
     model = small_model()
     assert read_metadata(model.SerializeToString(), HERE)["other"] == "é"
     change(model)
-    start = time.process_time()
-    with pytest.raises(ModelError, match=rf"^here\.onnx: .*{words}.*; export it again") as caught:
+    with at_once(), pytest.raises(ModelError, match=rf"^here\.onnx: .*{words}.*; export it again") as caught:
         read_metadata(model.SerializeToString(), HERE)
-    assert time.process_time() - start < 5
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
 
@@ -260,10 +257,8 @@ def test_a_model_without_a_hash_is_opened_with_a_note(version: ModelVersion, tmp
 )
 def test_sizes_in_a_manifest_are_bounded(fields: dict[str, Any]) -> None:
     text = json.dumps(json.loads(a_manifest().to_json()) | fields)
-    start = time.process_time()
-    with pytest.raises(ModelError, match=r"^large: not a lostgan-serve model"):
+    with at_once(), pytest.raises(ModelError, match=r"^large: not a lostgan-serve model"):
         Manifest.from_json(text, "large")
-    assert time.process_time() - start < 2
 
 
 def test_a_file_larger_than_any_manifest_is_not_read(version: ModelVersion) -> None:

@@ -128,7 +128,12 @@ class Watched(Progress):
 
 
 @pytest.mark.parametrize(
-    ("count", "gpus"), [(None, 0), (5, 0), (None, 0.5)], ids=["one for each CPU", "more than CPUs", "half GPUs"]
+    ("count", "gpus"),
+    [
+        pytest.param(None, 0, id="one for each CPU"),
+        pytest.param(5, 0, id="more than CPUs", marks=pytest.mark.long),
+        pytest.param(None, 0.5, id="half GPUs"),
+    ],
 )
 def test_actors_make_the_data_set_of_the_local_engine(
     ray: int,

@@ -104,6 +104,7 @@ def test_a_cluster_that_is_not_there(
     fails_in_one_line(cli(*command), [f"RAY_ADDRESS={address}: no Ray there", "unset RAY_ADDRESS"])
 
 
+@pytest.mark.long
 def test_a_folder_too_deep_for_ray_s_sockets_is_done_without(
     temporary: Path, tiny_model: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

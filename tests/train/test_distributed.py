@@ -82,7 +82,7 @@ def trained_by(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_processes_are_as_one(processes: int, trained_by: Callable[[int], list[dict[str, float]]]) -> None:
     """A share of the batch each, over gloo: the losses within 1e-4, batch norm synchronized."""
     assert len(trained_by(1)) == 6
@@ -91,7 +91,7 @@ def test_processes_are_as_one(processes: int, trained_by: Callable[[int], list[d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", ["1:3", "0:4 1:3", "0:3 1:3"])
+@pytest.mark.parametrize("at", ["0:4 1:3", *(pytest.param(at, marks=pytest.mark.long) for at in ("1:3", "0:3 1:3"))])
 def test_signals_stop_all_processes_at_the_same_step(at: str, scenes: Path, tmp_path: Path) -> None:
     """Whichever of them sees one, and when. at: rank and step of each signal."""
     out = tmp_path / "run"
