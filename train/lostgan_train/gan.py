@@ -185,8 +185,9 @@ class GAN:
                 }
                 if self.perceptual is not None:
                     weight = self.settings.perceptual_weight.at(number)
-                    seed = self.settings.seed * SEED_STRIDE + number
-                    terms["perceptual"] = weight * self.perceptual(*shifted_alike(seed, image, part["image"]))
+                    terms["perceptual"] = weight * self.perceptual(
+                        *shifted_alike(self._rng(number), image, part["image"])
+                    )
                 if weight := self.settings.diversity_weight.at(number):
                     terms["diversity"] = weight * diversity_loss(image, self._generate(_with_other_styles(part)).image)
                 if "owners" in part:
@@ -214,6 +215,10 @@ class GAN:
         made: GeneratorOutput = self.generator(part["labels"], part["boxes"], part["z_obj"], part["z_img"])
         return made._replace(image=made.image.float().contiguous(memory_format=torch.channels_last))
 
+    def _rng(self, number: int) -> torch.Generator:
+        """A step's random numbers, from their first."""
+        return torch.Generator().manual_seed(self.settings.seed * SEED_STRIDE + number)
+
     def _autocast(self) -> torch.autocast:
         """Not Fabric's: on a CPU it would turn fp16 into bf16."""
         dtype = torch.float16 if self.settings.precision == "fp16" else torch.bfloat16
@@ -223,7 +228,7 @@ class GAN:
         """For each update this process's share of it, with style codes, on the device, in `accumulate` parts."""
         settings, world, rank = self.settings, self.processes.count, self.processes.rank
         updates, slots = settings.discriminator_updates, batch["labels"].shape[1]
-        rng = torch.Generator().manual_seed(settings.seed * SEED_STRIDE + number)
+        rng = self._rng(number)
         codes = {
             "z_obj": torch.randn(updates, settings.batch, slots, Z_DIM, generator=rng),
             "z_img": torch.randn(updates, settings.batch, Z_DIM, generator=rng),
