@@ -7,6 +7,7 @@ B is fixed once traced.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -37,6 +38,7 @@ from lostgan_train.networks.masks import (
     split_bottleneck,
     to_levels,
 )
+from lostgan_train.networks.noise import add_noise, fit_noise
 from lostgan_train.networks.norms import ISLA_EPS, ISLANorm, SPADENorm, label_taps, neighbourhoods
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -81,6 +83,7 @@ class FusedGenerator(nn.Module):
         self.constant_slot = constant(torch.eye(generator.config.object_dim + 2)[None, -1:])
         self.fc = fold_linear(generator.fc)
         self.label_context = None if generator.label_context is None else constant(generator.label_context)
+        self.noise = None if generator.noise is None else copy.deepcopy(generator.noise)
         self.mask_net = None if generator.mask_net is None else FusedMaskNet(generator.mask_net)
         self.mask_heads = nn.ModuleList(
             FusedMaskHead(cast(MaskHead, generator.mask_heads[k]), generator.alphas[k])
@@ -114,6 +117,7 @@ class FusedGenerator(nn.Module):
             context = F.embedding(labels, self.label_context) * on_canvas(boxes).unsqueeze(-1)
             x = x + context.sum(1).to(dtype)
         x = x.view(-1, self.channels, START_SIDE, START_SIDE)
+        noise = None if self.noise is None else self.noise(z_img).to(dtype)
         masks = pasted
         for k, block in enumerate(self.blocks):
             side = x.shape[-1]
@@ -122,7 +126,7 @@ class FusedGenerator(nn.Module):
                 clip = rows[:, :, ::step, None], columns[:, :, None, ::step]
                 masks = self.mask_heads[k - 1](x, labels, fit_masks(pasted, side, self.max_pool_masks), clip)
             guides = (guide(fit_masks(masks, size, self.max_pool_masks)).to(dtype) for size in (side, 2 * side))
-            x = block(x, known_by, *guides)
+            x = block(x, known_by, *guides, None if noise is None else fit_noise(noise, 2 * side))
         masks = resize(masks, self.resolution)
         image = self.to_rgb(x.relu())
         # casts come last: TensorRT has uint8 only at the end of a network
@@ -224,16 +228,19 @@ class FusedResBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = fuse_norm(block.norm1), fuse_norm(block.norm2)
         self.conv1 = upsampling(block.conv1)
+        self.noise_scale = None if block.noise_scale is None else constant(block.noise_scale)
         self.conv2 = fold_conv(block.conv2, after)
         self.shortcut = fold_conv(block.shortcut, after and Affine(after.scale, torch.zeros_like(after.shift)))
 
-    def forward(self, x: Tensor, known_by: Tensor, guide: Tensor, guide_after: Tensor) -> Tensor:
+    def forward(self, x: Tensor, known_by: Tensor, guide: Tensor, guide_after: Tensor, noise: Tensor | None) -> Tensor:
         """Map [B, C, H, W] to [B, C', 2H, 2W].
 
         known_by: the objects as the norms know them. guide, guide_after: the masks as the norms take them, at the side
-        of x and at twice that.
+        of x and at twice that. noise: [B, 1, 2H, 2W], where the generator has it.
         """
         main = self.conv1(self.norm1(x, known_by, guide))
+        if self.noise_scale is not None and noise is not None:
+            main = add_noise(main, self.noise_scale, noise)
         main = self.conv2(self.norm2(main, known_by, guide_after))
         return cast(Tensor, main + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest"))
 

@@ -37,8 +37,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "pooled v1": {"variant": "v1-64", "max_pool_masks": True},
     "pooled": {"variant": "v2-128", "max_pool_masks": True},
     "context": {"variant": "v2-128", "label_context": True},
+    "noise": {"variant": "v2-256", "noise": True},
 }
-"""The variants, the paper's ablations of them, masks that are max-pooled for coarse maps, and labels' context."""
+"""The variants, the paper's ablations of them, and the options that are not the paper's."""
 
 
 @cache
@@ -63,6 +64,9 @@ def generator(kind: str) -> Generator:
             net.label_context[1:].normal_(0, 1, generator=rng)  # label 0 is no object
         for alpha in net.alphas:
             alpha.normal_(0, 2, generator=rng)
+        for name, parameter in net.named_parameters():
+            if name.endswith("noise_scale"):
+                parameter.normal_(0, 1, generator=rng)
     return net.eval()
 
 

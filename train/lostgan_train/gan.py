@@ -253,6 +253,7 @@ def _generator_config(settings: TrainSettings, vocabulary: Vocabulary) -> Genera
         mask_refinement="mask-refinement" not in settings.without,
         max_pool_masks=settings.max_pool_masks,
         label_context=settings.label_context,
+        noise=settings.noise,
     )
 
 

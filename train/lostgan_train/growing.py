@@ -29,9 +29,14 @@ _NEXT = {"v2-128": "v2-256", "v2-256": "v2-512"}
 
 def can_grow(source: GeneratorConfig, target: GeneratorConfig) -> bool:
     """Whether `grown` makes the one from the other: both are LostGAN-V2 with ISLA-Norm and differ in the resolution.
-    The larger one may have a labels' context besides, which begins as zeros."""
+    The larger one may have a labels' context and noise besides, which begin as zeros."""
     smaller = source.variant in _NEXT and source.resolution < target.resolution
-    alike = replace(source, variant=target.variant, label_context=source.label_context or target.label_context)
+    alike = replace(
+        source,
+        variant=target.variant,
+        label_context=source.label_context or target.label_context,
+        noise=source.noise or target.noise,
+    )
     return smaller and target.norm == "isla" and alike == target
 
 

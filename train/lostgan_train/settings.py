@@ -241,6 +241,10 @@ class TrainSettings(Settings):
         "Let the labels at hand change the map that the generator starts from: a moon makes night. Not in the paper.",
         MODEL, False, fixed=True, kind=bool,
     )  # fmt: skip
+    noise: bool = setting(
+        "Add noise to the maps of each block, by the image's style, in shares that it learns. Not in the paper.",
+        MODEL, False, fixed=True, kind=bool,
+    )  # fmt: skip
     init: Path | None = setting(
         "Generator's checkpoint to start from: one of a lower resolution is grown, others give the layers that fit.",
         MODEL, None,

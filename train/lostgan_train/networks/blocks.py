@@ -8,35 +8,45 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lostgan_train.networks.layers import convolve_and_halve, spectral_conv, upsample_and_convolve
+from lostgan_train.networks.noise import add_noise
 
 
 class ResBlock(nn.Module):
     """Residual block that doubles the side: norm-ReLU-up-conv-norm-ReLU-conv, beside up-conv1x1.
 
-    norm: makes an ISLA-Norm or a SPADE for so many channels.
+    norm: makes an ISLA-Norm or a SPADE for so many channels. noisy: noise is added before the second norm, which lets
+    each object scale it.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: Callable[[int], nn.Module]) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Callable[[int], nn.Module], noisy: bool) -> None:
         super().__init__()
         self.norm1 = norm(inputs)
         self.conv1 = spectral_conv(inputs, outputs, 3)
         self.norm2 = norm(outputs)
         self.conv2 = spectral_conv(outputs, outputs, 3)
         self.shortcut = spectral_conv(inputs, outputs, 1)
+        self.noise_scale = nn.Parameter(torch.zeros(outputs)) if noisy else None
 
-    def forward(self, x: Tensor, objects: Tensor, masks: Tensor, doubled: Tensor) -> Tensor:
+    def forward(self, x: Tensor, objects: Tensor, masks: Tensor, doubled: Tensor, noise: Tensor | None) -> Tensor:
         """Map [B, C, H, W] to [B, C', 2H, 2W].
 
-        objects: what the norms know them by. masks: [B, O, H, W]. doubled: the same masks as [B, O, 2H, 2W].
+        objects: what the norms know them by. masks: [B, O, H, W]. doubled: the same masks as [B, O, 2H, 2W]. noise:
+        [B, 1, 2H, 2W], for a noisy block.
         """
         main = upsample_and_convolve(self.norm1(x, objects, masks).relu(), self.conv1)
+        main = self.with_noise(main, noise)
         main = self.conv2(self.norm2(main, objects, doubled).relu())
         # A 1x1 convolution commutes with repeating pixels: before it, it is four times less work.
         return cast(Tensor, main + F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest"))
+
+    def with_noise(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """Add each channel's share of the noise to x, [B, C', 2H, 2W]."""
+        return x if self.noise_scale is None or noise is None else add_noise(x, self.noise_scale, noise)
 
 
 class DiscriminatorBlock(nn.Module):

@@ -19,6 +19,7 @@ from lostgan_serve.contract import IMAGE_LABEL, Z_DIM
 from lostgan_train.networks.formulation import OURS, Formulation
 from lostgan_train.networks.layers import START_SIDE, spectral_conv, spectral_linear
 from lostgan_train.networks.masks import MASK_MAP_SIDE, ObjectMaskNet, draw_boxes, fit_masks, on_canvas
+from lostgan_train.networks.noise import NoiseMaps, fit_noise
 from lostgan_train.networks.norms import SPADENorm
 
 WIDTHS = {
@@ -44,7 +45,8 @@ class GeneratorConfig:
     each of their pixels. The paper samples masks there, between whose samples small objects vanish, so that a moon
     cannot darken a whole sky. label_context: the labels at hand change the map that the blocks start from. The paper
     has nothing of the kind: there an object reaches as far as the first convolutions do, and a moon on the left leaves
-    daylight on the right. Styles have no part in it, so they stay independent of one another.
+    daylight on the right. Styles have no part in it, so they stay independent of one another. noise: each block adds
+    noise, a function of z_img, in shares that it learns (see `lostgan_train.networks.noise`); not in the paper.
 
     Raises ValueError for an unknown variant or norm, or impossible sizes.
     """
@@ -58,6 +60,7 @@ class GeneratorConfig:
     mask_refinement: bool = True
     max_pool_masks: bool = False
     label_context: bool = False
+    noise: bool = False
 
     def __post_init__(self) -> None:
         if self.variant not in WIDTHS:
@@ -171,7 +174,10 @@ class Generator(nn.Module):
             if config.norm == "isla"
             else partial(SPADENorm, num_labels=config.num_labels)
         )
-        self.blocks = nn.ModuleList(formulation.res_block(channels[k], channels[k + 1], norm) for k in range(blocks))
+        self.noise = NoiseMaps() if config.noise else None
+        self.blocks = nn.ModuleList(
+            formulation.res_block(channels[k], channels[k + 1], norm, config.noise) for k in range(blocks)
+        )
         self.mask_heads = nn.ModuleList(
             formulation.mask_head(
                 channels[k + 1], config.mask_classes, formulation.pyramid_pool if k == config.pyramid_block else None
@@ -211,11 +217,13 @@ class Generator(nn.Module):
         known_by = objects if self.config.norm == "isla" else labels
         refined = self.config.refined_stages(mask_stages)
         x = self.start(labels, boxes, z_img)
+        noise = None if self.noise is None else self.noise(z_img)
         for k, block in enumerate(self.blocks):
             if 0 < k <= refined:
                 masks.append(self.refine_masks(k - 1, x, labels, masks[0], clip))
             sides = (x.shape[-1], 2 * x.shape[-1])
-            x = block(x, known_by, *(fit_masks(masks[-1], side, self.config.max_pool_masks) for side in sides))
+            guides = (fit_masks(masks[-1], side, self.config.max_pool_masks) for side in sides)
+            x = block(x, known_by, *guides, None if noise is None else fit_noise(noise, sides[1]))
         image = self.to_rgb(self.final_norm(x).relu()).tanh()
         return GeneratorOutput(image, masks[0], masks[-1], tuple(masks) if all_masks else ())
 

@@ -35,9 +35,10 @@ class ReferenceISLANorm(ISLANorm):
 class ReferenceResBlock(ResBlock):
     """Residual block that upsamples before both convolutions."""
 
-    def forward(self, x: Tensor, objects: Tensor, masks: Tensor, doubled: Tensor) -> Tensor:
+    def forward(self, x: Tensor, objects: Tensor, masks: Tensor, doubled: Tensor, noise: Tensor | None) -> Tensor:
         main = F.interpolate(self.norm1(x, objects, masks).relu(), scale_factor=2, mode="nearest")
-        main = self.conv2(self.norm2(self.conv1(main), objects, doubled).relu())
+        main = self.with_noise(self.conv1(main), noise)
+        main = self.conv2(self.norm2(main, objects, doubled).relu())
         return cast(Tensor, main + self.shortcut(F.interpolate(x, scale_factor=2, mode="nearest")))
 
 
