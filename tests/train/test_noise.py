@@ -1,4 +1,4 @@
-"""Noise in the generator: off by default, nothing until it is learnt, a function of the image's style."""
+"""Noise in the generator: off by default, in shares that are learnt, a function of the image's style."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lostgan_serve.contract import Z_DIM
 from lostgan_train.growing import can_grow, grown
 from lostgan_train.networks.generator import Generator, GeneratorConfig
 from lostgan_train.networks.layers import initialize
-from lostgan_train.networks.noise import NoiseMaps, fit_noise
+from lostgan_train.networks.noise import NOISE_START, NoiseMaps, fit_noise
 
 PLAIN = GeneratorConfig("v2-128", num_labels=9, ch=4, mask_classes=9)
 NOISY = replace(PLAIN, noise=True)
 
 
-def made(config: GeneratorConfig, scale: float = 0) -> Generator:
-    """A generator with this share of noise in every channel."""
+def made(config: GeneratorConfig, share: float | None = None) -> Generator:
+    """A generator with this share of noise in every channel; None for that which it begins with."""
     generator = Generator(config)
     initialize(generator, seed=0)
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
-            if name.endswith("noise_scale"):
-                parameter.fill_(scale)
+            if name.endswith("noise_scale") and share is not None:
+                parameter.fill_(share)
     return generator.eval()
 
 
@@ -43,8 +43,9 @@ def styles(count: int) -> Tensor:
     return torch.randn(count, Z_DIM, generator=torch.Generator().manual_seed(2))
 
 
-def test_until_it_is_learnt_noise_is_nothing() -> None:
-    assert torch.equal(paint(made(PLAIN), styles(2)), paint(made(NOISY), styles(2)))
+def test_a_share_of_nothing_is_no_noise() -> None:
+    assert torch.equal(paint(made(PLAIN), styles(2)), paint(made(NOISY, 0.0), styles(2)))
+    assert not torch.equal(paint(made(PLAIN), styles(2)), paint(made(NOISY), styles(2)))  # which begins with some
 
 
 def test_weights_without_noise_are_those_of_before() -> None:
@@ -73,7 +74,7 @@ def test_larger_maps_repeat_the_noise_and_smaller_ones_are_cut() -> None:
 
 def test_where_all_else_is_even_noise_makes_pixels_differ() -> None:
     """Inside a box that lies in another, pixels have the same objects, and noise tells them apart."""
-    quiet, loud = (paint(made(NOISY, scale), styles(1)) for scale in (0.0, 2.0))
+    quiet, loud = (paint(made(NOISY, share), styles(1)) for share in (0.0, 2.0))
     inside = (..., slice(52, 76), slice(52, 76))
     assert loud[inside].std() > 1.2 * quiet[inside].std()
     assert torch.equal(loud, paint(made(NOISY, 2.0), styles(1)))  # the same style again
@@ -93,6 +94,6 @@ def test_a_generator_grows_with_its_noise() -> None:
     source = made(NOISY, 0.5)
     target = grown(source, "v2-256", seed=3)
     shares = target.get_parameter("blocks.2.noise_scale")
-    assert torch.equal(shares, torch.tensor([0.5] * 16 + [0.0] * 16))  # added channels begin without
-    assert can_grow(PLAIN, replace(NOISY, variant="v2-256"))  # whose noise begins as nothing
+    torch.testing.assert_close(shares, torch.tensor([0.5] * 16 + [NOISE_START] * 16))
+    assert can_grow(PLAIN, replace(NOISY, variant="v2-256"))
     assert not can_grow(NOISY, replace(PLAIN, variant="v2-256"))

@@ -29,7 +29,7 @@ _NEXT = {"v2-128": "v2-256", "v2-256": "v2-512"}
 
 def can_grow(source: GeneratorConfig, target: GeneratorConfig) -> bool:
     """Whether `grown` makes the one from the other: both are LostGAN-V2 with ISLA-Norm and differ in the resolution.
-    The larger one may have a labels' context and noise besides, which begin as zeros."""
+    The larger one may have a labels' context and noise besides, which begin as they do in any network."""
     smaller = source.variant in _NEXT and source.resolution < target.resolution
     alike = replace(
         source,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lostgan_train.networks.layers import convolve_and_halve, spectral_conv, upsample_and_convolve
-from lostgan_train.networks.noise import add_noise
+from lostgan_train.networks.noise import NOISE_START, add_noise
 
 
 class ResBlock(nn.Module):
@@ -30,7 +30,7 @@ class ResBlock(nn.Module):
         self.norm2 = norm(outputs)
         self.conv2 = spectral_conv(outputs, outputs, 3)
         self.shortcut = spectral_conv(inputs, outputs, 1)
-        self.noise_scale = nn.Parameter(torch.zeros(outputs)) if noisy else None
+        self.noise_scale = nn.Parameter(torch.full((outputs,), NOISE_START)) if noisy else None
 
     def forward(self, x: Tensor, objects: Tensor, masks: Tensor, doubled: Tensor, noise: Tensor | None) -> Tensor:
         """Map [B, C, H, W] to [B, C', 2H, 2W].

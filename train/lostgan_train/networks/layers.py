@@ -71,8 +71,7 @@ def convolve_and_halve(x: Tensor, conv: nn.Conv2d) -> Tensor:
 def initialize(network: nn.Module, seed: int) -> None:
     """Give a network orthogonal weights and zero biases, in place, as a function of `seed`.
 
-    Alphas stay 0: refined masks begin as the mean of the initial and the predicted ones. So do the labels' context
-    and the blocks' shares of noise.
+    Alphas stay 0: refined masks begin as the mean of the initial and the predicted ones. So does the labels' context.
     """
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 NOISE_SIDE = 128
 """Side of the stored maps. Larger maps repeat them."""
 
+NOISE_START = 0.1
+"""Each channel's share of noise before it learns. From 0 it hardly would: to either side of 0 noise is as good."""
+
 _MAPS = 8
 
 
