@@ -9,16 +9,13 @@ from typing import Any
 import click
 
 from lostgan_evaluate.commands.usefulness import usefulness
-from lostgan_evaluate.published import TITLES
+from lostgan_evaluate.experiments.tables import EXPERIMENTS, Experiment
 from lostgan_serve.choices import VARIANTS
 from lostgan_serve.commands.options import GroupedCommand, ListOf, grouped
 from lostgan_serve.errors import require
 from lostgan_serve.progress import ConsoleProgress
 from lostgan_train.options import SettingOption, given
 from lostgan_train.settings import LITE, SemiSettings
-
-NAMES = {f"table{number}": number for number in TITLES} | {"semi": 5}
-"""The tables by the names of their commands."""
 
 _PACKAGES = ("torch", "torchvision", "pycocotools", "torch_fidelity", "lpips", "scipy", "lightning_fabric")
 """Packages that the extra `evaluate` brings."""
@@ -54,17 +51,17 @@ def _shared_settings(command: click.Command) -> click.Command:
 
 def _table(name: str) -> click.Command:
     """The command of a table."""
-    number = NAMES[name]
+    chosen = EXPERIMENTS[name]
 
     @_shared_settings
     @click.command(
         name,
         cls=GroupedCommand,
-        short_help=f"Table {number}. {TITLES[number]}.",
-        help=f"""Repeat table {number} of the paper: train its rows with equal budgets, measure them, and judge the
-        paper's claims.
+        short_help=f"{chosen.title} ({chosen.source}).",
+        help=f"""Compare the rows of a table: train them with equal budgets, measure them, and judge the claims.
 
-        {TITLES[number]}. The same command goes on where it was interrupted, and trains and measures nothing twice.
+        {chosen.title} ({chosen.source}). The same command goes on where it was interrupted, and trains and measures
+        nothing twice.
         """,
     )
     @_results("--out", required=True, type=_Path, metavar="FOLDER", help="Folder of table.json and table.md.")
@@ -97,13 +94,13 @@ def _table(name: str) -> click.Command:
         help="Weight files of other networks; `lostgan-serve weights` lists them.",
     )
     def command(**options: Any) -> None:
-        _repeat(name, **options)
+        _repeat(chosen, **options)
 
     return command
 
 
 def _repeat(
-    name: str,
+    chosen: Experiment,
     out: Path,
     networks: Path | None,
     known: Path | None,
@@ -121,10 +118,8 @@ def _repeat(
         require(package, "evaluate")
     from lostgan_evaluate.experiments.known import Known
     from lostgan_evaluate.experiments.running import Plan, run
-    from lostgan_evaluate.experiments.tables import EXPERIMENTS
     from lostgan_evaluate.experiments.tabulate import MARKDOWN_FILE
 
-    chosen = EXPERIMENTS[name]
     if variant is not None:
         chosen = chosen.of_variant(variant)
     if rows is not None:
@@ -149,13 +144,13 @@ def _repeat(
 
 @click.group()
 def experiment() -> None:
-    """Repeat a table of the paper, or measure whether generated images help to train others.
+    """Repeat a table of the paper, compare options, or measure whether generated images help to train others.
 
     \b
     Example:  lostgan-serve experiment table7 --data data/scenes --held-out data/held-out --out runs/table7
     """
 
 
-for _name in NAMES:
+for _name in EXPERIMENTS:
     experiment.add_command(_table(_name))
 experiment.add_command(usefulness)

@@ -1,4 +1,4 @@
-"""The paper's tables as experiments: what each row trains, which of its numbers are claims."""
+"""The paper's tables, and one of our own, as experiments: what each row trains, which of its numbers are claims."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lostgan_evaluate.published import BETTER, TITLES, Better
 from lostgan_serve.errors import EvaluationError
 from lostgan_train.settings import COMPONENTS
 
 GAUGAN = "gaugan"
+
+CLAIMED: Mapping[str, Better] = {**BETTER, "recognised": "higher", "object_map_iou": "higher", "grid": "lower"}
+"""Scores that claims are about, and their good direction: the paper's, and of ours those that it has not. A grid is
+measured beside that of real images, which is weaker in all that was ever generated here."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper about rows.
+    """A statement about rows, the paper's or of our own.
 
     weights: by row; the sum of the rows' scores in these weights is an advantage, positive where the statement holds
-    and higher is better. scores: of the paper, to which it applies. same: the statement is that nothing differs,
+    and higher is better. scores: keys of `CLAIMED`, to which it applies. same: the statement is that nothing differs,
     within this share of the score of the row with weight -1.
     """
 
@@ -69,16 +74,26 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table of the paper. metrics: as in `evaluate --metrics`. variant: that of all rows, where they share one.
-    by_label: the paper's rows are labels of one network's result."""
+    """A table. table: its number in the paper, None for one of our own. metrics: as in `evaluate --metrics`. variant:
+    that of all rows, where they share one. by_label: the paper's rows are labels of one network's result."""
 
     name: str
-    table: int
+    table: int | None
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
     variant: str | None = None
     by_label: bool = False
+
+    @property
+    def title(self) -> str:
+        """Its subject."""
+        return _OPTIONS_TITLE if self.table is None else TITLES[self.table]
+
+    @property
+    def source(self) -> str:
+        """The place in the paper, if it has one."""
+        return "not in the paper" if self.table is None else f"table {self.table}"
 
     def seeds(self) -> int:
         """How often each row is trained, where the user does not say."""
@@ -285,11 +300,41 @@ _TABLE_8 = Experiment(
     "v2-256",
 )
 
+_OPTIONS_TITLE = "Options of training, each alone"
+
+_OPTIONS: Mapping[str, tuple[Mapping[str, Any], str, str]] = {
+    "max-pool-masks": ({"max_pool_masks": True}, "recognised", "masks that are max-pooled for coarse maps"),
+    "label-context": ({"label_context": True}, "recognised", "the labels' context"),
+    "noise": ({"noise": True}, "grid", "noise"),
+    "diversity": ({"diversity_weight": "0.012"}, "DS", "the loss on diversity"),
+    "masks": ({"mask_weight": "3"}, "object_map_iou", "the loss on masks"),
+}
+"""By the key of its row: the settings, the score that the option is there for, and its name."""
+
+_OPTIONS_TABLE = Experiment(
+    "options",
+    None,
+    ("fd", "kid", "ds", "recognition", "object-maps", "look"),
+    (
+        Row("base", "LostGAN-V2", 128, _V2_128, label="none of them"),
+        *(
+            Row(key, "LostGAN-V2", 128, _changed("v2-128", f"with-{key}", **changes), label=f"with {name}")
+            for key, (changes, _, name) in _OPTIONS.items()
+        ),
+    ),
+    tuple(
+        _better(key, "base", score, "FID", text=f"it is better with {name}")
+        for key, (_, score, name) in _OPTIONS.items()
+    ),
+    "v2-128",
+)
+
 EXPERIMENTS: Mapping[str, Experiment] = {
     **{
         experiment.name: experiment
         for experiment in (_TABLE_1, _TABLE_2, _TABLE_3, _TABLE_4, _TABLE_5, _TABLE_6, _TABLE_7, _TABLE_8)
     },
     "semi": replace(_TABLE_5, name="semi"),
+    _OPTIONS_TABLE.name: _OPTIONS_TABLE,
 }
 """The experiments by name; `semi` is another name of table 5."""

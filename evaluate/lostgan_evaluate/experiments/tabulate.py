@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lostgan_evaluate.experiments.known import Known
-from lostgan_evaluate.experiments.tables import Claim, Experiment, Row
+from lostgan_evaluate.experiments.tables import CLAIMED, Claim, Experiment, Row
 from lostgan_evaluate.experiments.verdicts import CONFIDENCE, Values, advantages, judge
 from lostgan_evaluate.grids import DASH, Grid, shown
-from lostgan_evaluate.published import BETTER, COCO, TITLES, Figure, published_figure, published_grid, stands_for
+from lostgan_evaluate.published import BETTER, COCO, Figure, published_figure, published_grid, stands_for
 from lostgan_serve.files import write_file
 
 TABLE_FORMAT = "lostgan-serve table 1"
@@ -58,8 +58,8 @@ def tabulate(outcome: Outcome, budget: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "format": TABLE_FORMAT,
         "experiment": experiment.name,
-        "title": TITLES[experiment.table],
-        "source": f"table {experiment.table}",
+        "title": experiment.title,
+        "source": experiment.source,
         "seeds": outcome.seeds,
         "variant": experiment.variant,
         "budget": dict(budget),
@@ -95,6 +95,8 @@ def _row(experiment: Experiment, row: Row, by_seed: list[dict[str, dict[str, Any
 
 
 def _figure_of(experiment: Experiment, row: Row, score: str) -> Figure | None:
+    if experiment.table is None:
+        return None
     return published_figure(experiment.table, row.method, row.resolution_px, score)
 
 
@@ -118,16 +120,16 @@ def summary(by_seed: list[dict[str, Any] | None]) -> dict[str, Any]:
 def _claim(
     experiment: Experiment, claim: Claim, scores: Mapping[str, list[dict[str, dict[str, Any]]]]
 ) -> list[dict[str, Any]]:
-    """A claim judged by each score at hand that stands for the paper's."""
+    """A claim judged by each score at hand that it is about, or that stands for one of the paper's."""
     names = list(dict.fromkeys(name for rows in scores.values() for of_seed in rows for name in of_seed))
     entries = []
     for score in claim.scores:
-        for name in [name for name in names if stands_for(name) == score] or [score]:
+        for name in [name for name in names if score in (name, stands_for(name))] or [score]:
             values: Values = {
                 row: [of_seed[name]["value"] if name in of_seed else None for of_seed in scores.get(row, ())]
                 for row in claim.weights
             }
-            judgement = judge(claim.weights, values, BETTER[score], claim.same)
+            judgement = judge(claim.weights, values, CLAIMED[score], claim.same)
             entry = {"text": claim.text, "score": name, "same_within": claim.same}
             entries.append(entry | asdict(judgement) | {"published": _published(experiment, claim, score)})
     return entries
@@ -137,20 +139,27 @@ def _published(experiment: Experiment, claim: Claim, score: str) -> float | None
     """The advantage that the paper's own numbers give."""
     figures = {row.key: _figure_of(experiment, row, score) for row in experiment.rows}
     values: Values = {row: [figure.value] for row, figure in figures.items() if figure is not None}
-    return next(iter(advantages(claim.weights, values, BETTER[score])), None)
+    return next(iter(advantages(claim.weights, values, CLAIMED[score])), None)
 
 
 def markdown(experiment: Experiment, table: Mapping[str, Any]) -> str:
     """The same for people."""
-    grids = [measured_grid(table), published_grid(experiment.table, COCO)]
-    if experiment.by_label:
-        grids.insert(1, labels_grid(table))
-    if table["claims"]:
-        grids.append(claims_grid(table))
-    parts = [f"# {table['experiment']}: {table['title']}", *(grid.markdown() for grid in grids)]
+    parts = [f"# {table['experiment']}: {table['title']}", *(grid.markdown() for grid in grids_of(experiment, table))]
     if table["missing"]:
         parts.append("\n".join(f"- {name}: {reason}" for name, reason in table["missing"].items()))
     return "\n\n".join(parts) + "\n"
+
+
+def grids_of(experiment: Experiment, table: Mapping[str, Any]) -> list[Grid]:
+    """What was measured, by label too where the paper's table is, what the paper published, and the claims."""
+    grids = [measured_grid(table)]
+    if experiment.by_label:
+        grids.append(labels_grid(table))
+    if experiment.table is not None:
+        grids.append(published_grid(experiment.table, COCO))
+    if table["claims"]:
+        grids.append(claims_grid(table))
+    return grids
 
 
 def measured_grid(table: Mapping[str, Any]) -> Grid:
@@ -175,7 +184,7 @@ def labels_grid(table: Mapping[str, Any]) -> Grid:
 
 
 def claims_grid(table: Mapping[str, Any]) -> Grid:
-    """The paper's claims and their verdicts."""
+    """The claims and their verdicts."""
     rows = tuple(
         (
             claim["text"],
@@ -192,7 +201,7 @@ def claims_grid(table: Mapping[str, Any]) -> Grid:
         f"between rows of the same seed. It decides where it is over the margin, half its {CONFIDENCE:.0%} confidence "
         "interval (Student's t). The last column is the same difference in the paper's own numbers."
     )
-    return Grid("Claims of the paper", ("claim", "score", "verdict", "advantage", "margin", "published"), rows, note)
+    return Grid("Claims", ("claim", "score", "verdict", "advantage", "margin", "published"), rows, note)
 
 
 def cell(score: Mapping[str, Any] | None) -> str:

@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lostgan_evaluate.evaluation import FORMAT
 from lostgan_evaluate.experiments.tables import EXPERIMENTS
-from lostgan_evaluate.experiments.tabulate import TABLE_FORMAT, claims_grid, labels_grid, measured_grid
+from lostgan_evaluate.experiments.tabulate import TABLE_FORMAT, grids_of
 from lostgan_evaluate.grids import Grid
-from lostgan_evaluate.published import COCO, published_grid
 from lostgan_evaluate.scores import Better
 from lostgan_serve.errors import InputError
 from lostgan_serve.files import parse_json, reading
@@ -118,11 +117,8 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _table(content: Mapping[str, Any]) -> Table:
     experiment = EXPERIMENTS[content["experiment"]]
-    grids = [measured_grid(content)]
-    grids += [labels_grid(content)] if experiment.by_label else []
-    grids += [claims_grid(content)] if content["claims"] else []
-    grids.append(published_grid(experiment.table, COCO))
-    return Table(f"{experiment.name}: {content['title']}", tuple(grids), dict(content["missing"]))
+    title = f"{experiment.name}: {content['title']}"
+    return Table(title, tuple(grids_of(experiment, content)), dict(content["missing"]))
 
 
 def _named(evaluations: list[tuple[Path, _Evaluation]]) -> list[Run]:
