@@ -172,7 +172,14 @@ def test_each_option_is_one_setting_beside_the_others(tmp_path: Path) -> None:
     plan = a_plan(tmp_path, tmp_path, tmp_path, EXPERIMENTS["options"])
     base, *others = (running.settings_of(plan, row.model, 0).to_json() for row in plan.rows())
     changed = [{name for name, value in other.items() if value != base[name]} for other in others]
-    assert changed == [{"max_pool_masks"}, {"label_context"}, {"noise"}, {"diversity_weight"}, {"mask_weight"}]
+    assert changed == [
+        {"max_pool_masks"},
+        {"label_context"},
+        {"noise"},
+        {"texture_weight"},
+        {"diversity_weight"},
+        {"mask_weight"},
+    ]
 
 
 def test_table_4_is_by_label(tmp_path: Path) -> None:

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import vgg19
 from torchvision.transforms.functional import pil_to_tensor
 
 from conftest import ROOT
-from lostgan_serve.errors import CheckpointError, InputError, MissingExtraError
+from lostgan_serve.errors import CheckpointError, InputError, MissingExtraError, TrainingError
 from lostgan_train import perceptual
 from lostgan_train.data import Source
-from lostgan_train.perceptual import efficientnet_lite0, perceptual_loss, shifted_alike
-from lostgan_train.settings import LITE, NONE
+from lostgan_train.perceptual import efficientnet_lite0, perceptual_loss, shifted_alike, texture_loss
+from lostgan_train.settings import LITE, NONE, Schedule
 from training import losses, training
 
 
@@ -80,6 +81,47 @@ def test_shifts_free_its_pull_from_the_strides_lattice() -> None:
     assert (
         spread(shifted_alike(torch.Generator().manual_seed(k), images[k], target) for k in seeds) < 1 + (fixed - 1) / 2
     )
+
+
+def grass(seed: int, blades: float = 0.3) -> Tensor:
+    """Streaks at random places on an even ground, [2, 3, 64, 64]. blades: how strong they are."""
+    rng = torch.Generator().manual_seed(seed)
+    streaks = F.avg_pool2d(torch.randn(2, 1, 64 + 6, 64, generator=rng), (7, 1), 1) * 2
+    return (torch.tensor([-0.4, 0.1, -0.6]).view(1, 3, 1, 1) + blades * streaks).clamp(-1, 1)
+
+
+def test_textures_are_compared_wherever_they_lie() -> None:
+    """Other streaks of a kind are far nearer to some than none are, or weaker ones. By L1 none are nearer."""
+    loss = perceptual_loss(LITE)
+    assert loss is not None
+    with torch.no_grad():
+        images = grass(0), grass(1), grass(0, 0.0), grass(1, 0.1)
+        target, *others = map(loss.maps, images)
+        assert texture_loss(target, target) == 0
+        alike, even, weaker = (float(texture_loss(other, target)) for other in others)
+    assert alike < 0.5 * min(even, weaker)
+    assert F.l1_loss(images[2], images[0]) < F.l1_loss(images[1], images[0])
+
+
+def test_the_loss_on_textures_pulls_an_image_to_its_targets() -> None:
+    distance = perceptual_loss(LITE)
+    assert distance is not None
+    image, target = grass(1, 0.1).requires_grad_(), grass(0)
+    wanted = distance.maps(target)
+    for _ in range(3):
+        before = texture_loss(distance.maps(image), wanted)
+        (pull,) = torch.autograd.grad(before, image)
+        image = (image - 0.01 * pull.sign()).detach().requires_grad_()
+        assert texture_loss(distance.maps(image), wanted) < before
+
+
+def test_a_run_learns_textures_where_it_is_asked_to(source: Source, tmp_path: Path) -> None:
+    training(source, tmp_path / "asked", steps=1, perceptual=LITE, texture_weight=Schedule.parse("1")).run()
+    training(source, tmp_path / "not", steps=1, perceptual=LITE).run()
+    assert losses(tmp_path / "asked")[0]["texture"] > 0
+    assert "texture" not in losses(tmp_path / "not")[0]
+    with pytest.raises(TrainingError, match=r"--texture-weight .* --perceptual is none; give --perceptual eff"):
+        training(source, tmp_path / "none", texture_weight=Schedule.parse("1"))
 
 
 def test_no_perceptual_loss_is_none() -> None:

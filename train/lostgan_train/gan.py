@@ -28,8 +28,8 @@ from lostgan_train.networks.formulation import OURS, Formulation
 from lostgan_train.networks.generator import Generator, GeneratorConfig, GeneratorOutput, Norm
 from lostgan_train.networks.importer import mask_classes
 from lostgan_train.networks.layers import initialize
-from lostgan_train.perceptual import perceptual_loss, shifted_alike
-from lostgan_train.settings import TrainSettings
+from lostgan_train.perceptual import FeatureDistance, perceptual_loss, shifted_alike, texture_loss
+from lostgan_train.settings import LITE, NONE, TrainSettings
 
 _BETAS = (0.0, 0.999)
 
@@ -38,8 +38,8 @@ class GAN:
     """Generator, discriminator, the averaged generator, and the updates of them; one process's share of each.
 
     settings: of the run. vocabulary: the data set's. formulation: the parts that both networks are built of. Raises
-    TrainingError for a batch that does not divide into the processes' parts, or parts too small to normalize over, and
-    CheckpointError for the perceptual loss's weights.
+    TrainingError for settings that exclude each other, for a batch that does not divide into the processes' parts, or
+    parts too small to normalize over, and CheckpointError for the perceptual loss's weights.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class GAN:
         self.settings, self.vocabulary = settings, vocabulary
         self.processes, self.device = processes, processes.device
         config = _generator_config(settings, vocabulary)
-        _check_parts(settings, config, processes.count)
+        _check(settings, config, processes.count)
         generator = Generator(config, formulation)
         width = settings.discriminator_ch or settings.ch
         discriminator = Discriminator(DiscriminatorConfig(config.resolution, len(vocabulary), width), formulation)
@@ -184,10 +184,7 @@ class GAN:
                     "l1": self.settings.l1_weight.at(number) * F.l1_loss(image, part["image"]),
                 }
                 if self.perceptual is not None:
-                    weight = self.settings.perceptual_weight.at(number)
-                    terms["perceptual"] = weight * self.perceptual(
-                        *shifted_alike(self._rng(number), image, part["image"])
-                    )
+                    terms |= self._perceptual_terms(self.perceptual, image, part["image"], number)
                 if weight := self.settings.diversity_weight.at(number):
                     terms["diversity"] = weight * diversity_loss(image, self._generate(_with_other_styles(part)).image)
                 if "owners" in part:
@@ -199,6 +196,16 @@ class GAN:
         self.discriminator.requires_grad_(True)
         losses |= {name: self.processes.mean(total) for name, total in totals.items()}
         update(self.generator, self.generator_optimizer, sum(losses.values()), self.processes, scaler=self.scaler)
+
+    def _perceptual_terms(self, loss: FeatureDistance, image: Tensor, target: Tensor, number: int) -> dict[str, Tensor]:
+        image, target = shifted_alike(self._rng(number), image, target)
+        with torch.no_grad():
+            wanted = loss.maps(target)
+        made = loss.maps(image)
+        terms = {"perceptual": self.settings.perceptual_weight.at(number) * loss.distance(made, wanted)}
+        if weight := self.settings.texture_weight.at(number):
+            terms["texture"] = weight * texture_loss(made, wanted)
+        return terms
 
     @torch.no_grad()
     def _average(self, number: int) -> None:
@@ -262,14 +269,19 @@ def _with_other_styles(part: Batch) -> Batch:
     return part | {name: part[name].roll(1, 0) for name in ("z_obj", "z_img")}
 
 
-def _check_parts(settings: TrainSettings, config: GeneratorConfig, world: int) -> None:
-    """Raise TrainingError where a batch does not divide, or where batch norm would see a single value of a channel:
-    pyramid pooling normalizes maps of 1 x 1."""
+def _check(settings: TrainSettings, config: GeneratorConfig, world: int) -> None:
+    """Raise TrainingError for settings that exclude each other, a batch that does not divide, or parts of it that are
+    too small."""
     parts = world * settings.accumulate
     if settings.batch % parts:
         raise TrainingError(
             f"--batch {settings.batch} does not divide into {world} processes x {settings.accumulate} parts; "
             f"choose a multiple of {parts}"
+        )
+    if settings.texture_weight.ever and settings.perceptual == NONE:
+        raise TrainingError(
+            "--texture-weight compares features of the perceptual loss's network, and --perceptual is none; give "
+            f"--perceptual {LITE} or a file of VGG19 weights"
         )
     if settings.diversity_weight.ever and settings.batch // parts < 2:
         raise TrainingError(

@@ -1,10 +1,11 @@
-"""Perceptual losses: the distance of two images in the features of a network trained on ImageNet (equation 11)."""
+"""Perceptual losses: the distance of two images in the features of a network trained on ImageNet (equation 11), and of
+the textures that the finest of these features tell."""
 
 from __future__ import annotations
 
 import importlib.util
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import cast
@@ -37,16 +38,70 @@ def shifted_alike(rng: torch.Generator, *images: Tensor) -> tuple[Tensor, ...]:
     return tuple(image.roll(offset_px, (2, 3)) for image in images)
 
 
-def perceptual_loss(name: str) -> nn.Module | None:
-    """The loss that `--perceptual` names: none, efficientnet-lite0, or a file of VGG19 weights. It takes an image and a
-    target, [B, 3, R, R] in [-1, 1], and returns a scalar. Raises CheckpointError, InputError,
-    MissingExtraError."""
+_TEXTURE_MAPS = 3
+"""The finest maps, in which textures are compared."""
+
+_WINDOW = 16
+"""Side of the windows of a map in which textures are compared."""
+
+_LEAST_SHARE = 0.1
+"""Share of the mean over windows in a window's unit: one that is even would count without bound."""
+
+
+def texture_loss(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Compare textures: how features vary together inside a window, wherever in it.
+
+    It is the mean absolute difference of their covariances over windows of 16 x 16 features, in units of the target's,
+    in the three finest maps. Sajjadi et al., "EnhanceNet" (2017), compare the Gram matrices of windows.
+
+    made, wanted: maps [B, C, S, S] of the images and of their targets, the finest first; S is a multiple of 16. Returns
+    a scalar.
+    """
+    return torch.stack(
+        [_texture_distance(x, y) for x, y in islice(zip(made, wanted, strict=True), _TEXTURE_MAPS)]
+    ).mean()
+
+
+def _texture_distance(made: Tensor, wanted: Tensor) -> Tensor:
+    own, theirs = _covariances(made), _covariances(wanted)
+    units = theirs.abs().mean((3, 4), keepdim=True)
+    return ((own - theirs).abs() / (units + _LEAST_SHARE * units.mean())).mean()
+
+
+def _covariances(maps: Tensor) -> Tensor:
+    """[B, C, S, S] -> [B, S / 16, S / 16, C, C]."""
+    windows = maps.float().unflatten(3, (-1, _WINDOW)).unflatten(2, (-1, _WINDOW)).permute(0, 2, 4, 1, 3, 5).flatten(4)
+    windows = windows - windows.mean(4, keepdim=True)
+    return windows @ windows.mT / _WINDOW**2
+
+
+class FeatureDistance(nn.Module):
+    """A perceptual loss: the distance of two images' feature maps."""
+
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """Make the maps that are compared, [B, C, S, S], the finest first. image: [B, 3, R, R] in [-1, 1]."""
+        raise NotImplementedError
+
+    def distance(self, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        """Compare the maps of the images with those of their targets. Returns a scalar."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """image, target: [B, 3, R, R] in [-1, 1]. Returns a scalar."""
+        with torch.no_grad():
+            wanted = self.maps(target)
+        return self.distance(self.maps(image), wanted)
+
+
+def perceptual_loss(name: str) -> FeatureDistance | None:
+    """Make the loss that `--perceptual` names: none, efficientnet-lite0, or a file of VGG19 weights. Raises
+    CheckpointError, InputError, MissingExtraError."""
     if name == NONE:
         return None
     return LitePerceptualLoss() if name == LITE else PerceptualLoss(Path(name))
 
 
-class PerceptualLoss(nn.Module):
+class PerceptualLoss(FeatureDistance):
     """L1 between VGG19's features of two images, last term of equation 11.
 
     weights: torchvision's vgg19 state dict, such as vgg19-dcbb9e9d.pth. Raises InputError where the file is missing or
@@ -68,14 +123,13 @@ class PerceptualLoss(nn.Module):
         self.std = nn.Buffer(torch.tensor(_STD).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
 
-    def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """image, target: [B, 3, R, R] in [-1, 1]. Returns a scalar."""
-        x, y = (((z + 1) / 2 - self.mean) / self.std for z in (image, target))
-        total = image.new_zeros(())
-        for stage, weight in zip(self.stages, PERCEPTUAL_WEIGHTS, strict=True):
-            x, y = stage(x), stage(y)
-            total = total + weight * F.l1_loss(x, y.detach())
-        return total
+    def maps(self, image: Tensor) -> list[Tensor]:
+        x = ((image + 1) / 2 - self.mean) / self.std
+        return [x := stage(x) for stage in self.stages]
+
+    def distance(self, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        terms = [weight * F.l1_loss(x, y) for weight, x, y in zip(PERCEPTUAL_WEIGHTS, made, wanted, strict=True)]
+        return torch.stack(terms).sum()
 
 
 def _read_vgg19(path: Path) -> dict[str, Tensor]:
@@ -110,7 +164,7 @@ LITE_WEIGHTS = (0.2, 0.2, 0.2, 0.5, 1.0)
 1/16 of the side. Deeper maps weigh more, as VGG19's do; benchmarks/recipes.md has the comparison."""
 
 
-class LitePerceptualLoss(nn.Module):
+class LitePerceptualLoss(FeatureDistance):
     """Mean absolute difference of EfficientNet-Lite0's features of two images, each map in units of the spread of the
     target's, summed with `LITE_WEIGHTS`."""
 
@@ -118,18 +172,12 @@ class LitePerceptualLoss(nn.Module):
         super().__init__()
         self.network = efficientnet_lite0().to(memory_format=torch.channels_last)
 
-    def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """image, target: [B, 3, R, R] in [-1, 1]. Returns a scalar."""
-        with torch.no_grad():
-            wanted = [maps.float() for maps in self._maps(target)]
-        terms = [
-            weight * F.l1_loss(x.float(), y) / y.std()
-            for weight, x, y in zip(LITE_WEIGHTS, self._maps(image), wanted, strict=True)
-        ]
-        return torch.stack(terms).sum()
+    def maps(self, image: Tensor) -> list[Tensor]:
+        return [maps.float() for maps in islice(self.network.maps(levels(image)), len(LITE_WEIGHTS))]
 
-    def _maps(self, image: Tensor) -> Iterator[Tensor]:
-        return islice(self.network.maps(levels(image)), len(LITE_WEIGHTS))
+    def distance(self, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        terms = [weight * F.l1_loss(x, y) / y.std() for weight, x, y in zip(LITE_WEIGHTS, made, wanted, strict=True)]
+        return torch.stack(terms).sum()
 
 
 class EfficientNetLite0(nn.Module):

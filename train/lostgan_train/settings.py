@@ -297,6 +297,11 @@ class TrainSettings(Settings):
     perceptual_weight: Schedule = setting(
         "Weight of the perceptual loss.", LOSSES, Schedule(((0, 1.0),)), metavar="WEIGHT", kind=Schedule
     )
+    texture_weight: Schedule = setting(
+        "Weight of the loss on textures, in the perceptual loss's features: how they vary in a window. Not in the "
+        "paper.",
+        LOSSES, Schedule(((0, 0.0),)), metavar="WEIGHT", kind=Schedule,
+    )  # fmt: skip
     diversity_weight: Schedule = setting(
         "Weight of a loss on styles of a layout that look alike; not in the paper.", LOSSES, Schedule(((0, 0.0),)),
         metavar="WEIGHT", kind=Schedule,

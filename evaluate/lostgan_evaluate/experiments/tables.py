@@ -306,6 +306,7 @@ _OPTIONS: Mapping[str, tuple[Mapping[str, Any], str, str]] = {
     "max-pool-masks": ({"max_pool_masks": True}, "recognised", "masks that are max-pooled for coarse maps"),
     "label-context": ({"label_context": True}, "recognised", "the labels' context"),
     "noise": ({"noise": True}, "grid", "noise"),
+    "texture": ({"texture_weight": "1"}, "grid", "the loss on textures"),
     "diversity": ({"diversity_weight": "0.012"}, "DS", "the loss on diversity"),
     "masks": ({"mask_weight": "3"}, "object_map_iou", "the loss on masks"),
 }
