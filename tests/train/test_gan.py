@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from lostgan_serve.errors import CheckpointError, TrainingError
 from lostgan_serve.vocabulary import Vocabulary
@@ -23,6 +24,7 @@ from lostgan_train.losses import diversity_loss
 from lostgan_train.networks.checkpoint import Checkpoint, load_checkpoint, load_discriminator, save_checkpoint
 from lostgan_train.networks.generator import GeneratorConfig
 from lostgan_train.networks.importer import convert_official
+from lostgan_train.perceptual import FeatureDistance
 from lostgan_train.settings import COMPONENTS, Schedule
 from lostgan_train.training import TrainingRun
 from official_state import official_state
@@ -82,11 +84,14 @@ def test_accumulation_gives_nearly_the_same_losses(source: Source, tmp_path: Pat
         assert second[name] == pytest.approx(value, abs=0.3)
 
 
-class NotANumber(nn.Module):
+class NotANumber(FeatureDistance):
     """A perceptual loss gone wrong."""
 
-    def forward(self, image: Tensor, _: Tensor) -> Tensor:
-        return image.mean() * float("nan")
+    def maps(self, image: Tensor) -> list[Tensor]:
+        return [image]
+
+    def distance(self, made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        return (made[0] - wanted[0]).mean() * float("nan")
 
 
 def _poison_batch(run: TrainingRun, batch: Batch) -> None:

@@ -72,7 +72,7 @@ def _covariances(maps: Tensor) -> Tensor:
     """[B, C, S, S] -> [B, S / 16, S / 16, C, C]."""
     windows = maps.float().unflatten(3, (-1, _WINDOW)).unflatten(2, (-1, _WINDOW)).permute(0, 2, 4, 1, 3, 5).flatten(4)
     windows = windows - windows.mean(4, keepdim=True)
-    return windows @ windows.mT / _WINDOW**2
+    return cast(Tensor, windows @ windows.mT / _WINDOW**2)
 
 
 class FeatureDistance(nn.Module):
