@@ -151,14 +151,14 @@ def markdown(experiment: Experiment, table: Mapping[str, Any]) -> str:
 
 
 def grids_of(experiment: Experiment, table: Mapping[str, Any]) -> list[Grid]:
-    """What was measured, by label too where the paper's table is, what the paper published, and the claims."""
+    """The rows as measured, by label too where the paper's table is, the claims, and the paper's numbers."""
     grids = [measured_grid(table)]
     if experiment.by_label:
         grids.append(labels_grid(table))
-    if experiment.table is not None:
-        grids.append(published_grid(experiment.table, COCO))
     if table["claims"]:
         grids.append(claims_grid(table))
+    if experiment.table is not None:
+        grids.append(published_grid(experiment.table, COCO))
     return grids
 
 
