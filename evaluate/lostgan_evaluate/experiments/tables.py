@@ -13,8 +13,8 @@ from lostgan_train.settings import COMPONENTS
 GAUGAN = "gaugan"
 
 CLAIMED: Mapping[str, Better] = {**BETTER, "recognised": "higher", "object_map_iou": "higher", "grid": "lower"}
-"""Scores that claims are about, and their good direction: the paper's, and of ours those that it has not. A grid is
-measured beside that of real images, which is weaker in all that was ever generated here."""
+"""Scores that claims are about, and their good direction: the paper's, and three of ours. A weaker grid is
+better: that of real images is weaker than any that was generated here."""
 
 
 @dataclass(frozen=True)
