@@ -239,8 +239,7 @@ class FusedResBlock(nn.Module):
         of x and at twice that. noise: [B, 1, 2H, 2W], where the generator has it.
         """
         main = self.conv1(self.norm1(x, known_by, guide))
-        if self.noise_scale is not None and noise is not None:
-            main = add_noise(main, self.noise_scale, noise)
+        main = add_noise(main, self.noise_scale, noise)
         main = self.conv2(self.norm2(main, known_by, guide_after))
         return cast(Tensor, main + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest"))
 

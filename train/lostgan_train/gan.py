@@ -198,10 +198,7 @@ class GAN:
         update(self.generator, self.generator_optimizer, sum(losses.values()), self.processes, scaler=self.scaler)
 
     def _perceptual_terms(self, loss: FeatureDistance, image: Tensor, target: Tensor, number: int) -> dict[str, Tensor]:
-        image, target = shifted_alike(self._rng(number), image, target)
-        with torch.no_grad():
-            wanted = loss.maps(target)
-        made = loss.maps(image)
+        made, wanted = loss.both_maps(*shifted_alike(self._rng(number), image, target))
         terms = {"perceptual": self.settings.perceptual_weight.at(number) * loss.distance(made, wanted)}
         if weight := self.settings.texture_weight.at(number):
             terms["texture"] = weight * texture_loss(made, wanted)

@@ -86,11 +86,15 @@ class FeatureDistance(nn.Module):
         """Compare the maps of the images with those of their targets. Returns a scalar."""
         raise NotImplementedError
 
-    def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """image, target: [B, 3, R, R] in [-1, 1]. Returns a scalar."""
+    def both_maps(self, image: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Make the maps of the images and, without gradients, of their targets."""
         with torch.no_grad():
             wanted = self.maps(target)
-        return self.distance(self.maps(image), wanted)
+        return self.maps(image), wanted
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """image, target: [B, 3, R, R] in [-1, 1]. Returns a scalar."""
+        return self.distance(*self.both_maps(image, target))
 
 
 def perceptual_loss(name: str) -> FeatureDistance | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from lostgan_evaluate.published import BETTER, TITLES, Better
 from lostgan_serve.errors import EvaluationError
@@ -74,8 +74,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table. table: its number in the paper, None for one of our own. metrics: as in `evaluate --metrics`. variant:
-    that of all rows, where they share one. by_label: the paper's rows are labels of one network's result."""
+    """A table. table: its number in the paper, None for one of our own, which has a subject. metrics: as in `evaluate
+    --metrics`. variant: that of all rows, where they share one. by_label: the paper's rows are labels of one network's
+    result."""
 
     name: str
     table: int | None
@@ -84,11 +85,12 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     variant: str | None = None
     by_label: bool = False
+    subject: str = ""
 
     @property
     def title(self) -> str:
         """Its subject."""
-        return _OPTIONS_TITLE if self.table is None else TITLES[self.table]
+        return self.subject if self.table is None else TITLES[self.table]
 
     @property
     def source(self) -> str:
@@ -300,17 +302,24 @@ _TABLE_8 = Experiment(
     "v2-256",
 )
 
-_OPTIONS_TITLE = "Options of training, each alone"
 
-_OPTIONS: Mapping[str, tuple[Mapping[str, Any], str, str]] = {
-    "max-pool-masks": ({"max_pool_masks": True}, "recognised", "masks that are max-pooled for coarse maps"),
-    "label-context": ({"label_context": True}, "recognised", "the labels' context"),
-    "noise": ({"noise": True}, "grid", "noise"),
-    "texture": ({"texture_weight": "1"}, "grid", "the loss on textures"),
-    "diversity": ({"diversity_weight": "0.012"}, "DS", "the loss on diversity"),
-    "masks": ({"mask_weight": "3"}, "object_map_iou", "the loss on masks"),
+class _Option(NamedTuple):
+    """An option of training. score: what it is there for. name: for people."""
+
+    changes: Mapping[str, Any]
+    score: str
+    name: str
+
+
+_OPTIONS = {
+    "max-pool-masks": _Option({"max_pool_masks": True}, "recognised", "masks that are max-pooled for coarse maps"),
+    "label-context": _Option({"label_context": True}, "recognised", "the labels' context"),
+    "noise": _Option({"noise": True}, "grid", "noise"),
+    "texture": _Option({"texture_weight": "1"}, "grid", "the loss on textures"),
+    "diversity": _Option({"diversity_weight": "0.012"}, "DS", "the loss on diversity"),
+    "masks": _Option({"mask_weight": "3"}, "object_map_iou", "the loss on masks"),
 }
-"""By the key of its row: the settings, the score that the option is there for, and its name."""
+"""The options by the keys of their rows."""
 
 _OPTIONS_TABLE = Experiment(
     "options",
@@ -319,15 +328,15 @@ _OPTIONS_TABLE = Experiment(
     (
         Row("base", "LostGAN-V2", 128, _V2_128, label="none of them"),
         *(
-            Row(key, "LostGAN-V2", 128, _changed("v2-128", f"with-{key}", **changes), label=f"with {name}")
-            for key, (changes, _, name) in _OPTIONS.items()
+            Row(key, "LostGAN-V2", 128, _changed("v2-128", f"with-{key}", **each.changes), label=f"with {each.name}")
+            for key, each in _OPTIONS.items()
         ),
     ),
     tuple(
-        _better(key, "base", score, "FID", text=f"it is better with {name}")
-        for key, (_, score, name) in _OPTIONS.items()
+        _better(key, "base", each.score, "FID", text=f"it is better with {each.name}") for key, each in _OPTIONS.items()
     ),
     "v2-128",
+    subject="Options of training, each alone",
 )
 
 EXPERIMENTS: Mapping[str, Experiment] = {

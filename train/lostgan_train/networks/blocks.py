@@ -39,14 +39,10 @@ class ResBlock(nn.Module):
         [B, 1, 2H, 2W], for a noisy block.
         """
         main = upsample_and_convolve(self.norm1(x, objects, masks).relu(), self.conv1)
-        main = self.with_noise(main, noise)
+        main = add_noise(main, self.noise_scale, noise)
         main = self.conv2(self.norm2(main, objects, doubled).relu())
         # A 1x1 convolution commutes with repeating pixels: before it, it is four times less work.
         return cast(Tensor, main + F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest"))
-
-    def with_noise(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """Add each channel's share of the noise to x, [B, C', 2H, 2W]."""
-        return x if self.noise_scale is None or noise is None else add_noise(x, self.noise_scale, noise)
 
 
 class DiscriminatorBlock(nn.Module):

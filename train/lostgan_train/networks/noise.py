@@ -26,6 +26,7 @@ class NoiseMaps(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # saved with the weights: another version of torch may draw other numbers
         rng = torch.Generator().manual_seed(0)
         self.register_buffer("maps", torch.randn(_MAPS, NOISE_SIDE**2, generator=rng))
 
@@ -41,6 +42,9 @@ def fit_noise(noise: Tensor, side: int) -> Tensor:
     return noise.repeat(1, 1, side // NOISE_SIDE, side // NOISE_SIDE)
 
 
-def add_noise(x: Tensor, scale: Tensor, noise: Tensor) -> Tensor:
-    """Add noise [B, 1, H, W] to x, [B, C, H, W], in x's type. scale: [C], how much each channel takes of it."""
+def add_noise(x: Tensor, scale: Tensor | None, noise: Tensor | None) -> Tensor:
+    """Add noise [B, 1, H, W] to x, [B, C, H, W], in x's type. scale: [C], how much each channel takes of it. A network
+    without noise has neither, and x stays as it is."""
+    if scale is None or noise is None:
+        return x
     return x + scale.to(x.dtype).view(-1, 1, 1) * noise.to(x.dtype)

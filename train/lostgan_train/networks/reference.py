@@ -17,6 +17,7 @@ from lostgan_train.networks.discriminator import Discriminator
 from lostgan_train.networks.formulation import Formulation
 from lostgan_train.networks.generator import Generator
 from lostgan_train.networks.masks import MASK_MAP_SIDE, PYRAMID_SIDES, MaskHead, PyramidPool, lattice
+from lostgan_train.networks.noise import add_noise
 from lostgan_train.networks.norms import ISLA_EPS, ISLANorm
 
 N = TypeVar("N", Generator, Discriminator)
@@ -37,7 +38,7 @@ class ReferenceResBlock(ResBlock):
 
     def forward(self, x: Tensor, objects: Tensor, masks: Tensor, doubled: Tensor, noise: Tensor | None) -> Tensor:
         main = F.interpolate(self.norm1(x, objects, masks).relu(), scale_factor=2, mode="nearest")
-        main = self.with_noise(self.conv1(main), noise)
+        main = add_noise(self.conv1(main), self.noise_scale, noise)
         main = self.conv2(self.norm2(main, objects, doubled).relu())
         return cast(Tensor, main + self.shortcut(F.interpolate(x, scale_factor=2, mode="nearest")))
 
